@@ -1,0 +1,125 @@
+"""From a recipe and a shape to a model and an optimizer that are ready to train."""
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.model import GPT
+from common.recipe import Recipe, Shape
+
+SEED = 123
+PADDED = ("token_embedding.weight", "head.weight")  # (V, C) each, one row per vocabulary id
+
+
+@dataclass(slots=True)
+class Run:
+    """A built recipe. Probes look at it to see what really runs."""
+
+    recipe: Recipe
+    shape: Shape
+    device: torch.device
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    batch: tuple[torch.Tensor, ...] = ()  # the last one, on the host, as the loader gave it
+    operators: frozenset[str] = frozenset()  # that ran in one profiled step
+    graphs: int = 0  # compiled
+    graph_breaks: int = 0
+
+
+def build(recipe: Recipe, shape: Shape, device: torch.device) -> Run:
+    """Put the parts together. The order is the documentation."""
+    torch.manual_seed(SEED)  # dropout; parameters have seeds of their own
+    torch.set_float32_matmul_precision(recipe.matmul_precision)
+    model = GPT(shape, recipe, padded_vocab_size(recipe, shape))
+    seed_parameters(model, shape)
+    model.to(device=device, dtype=recipe.dtype)
+    if recipe.compile:
+        model.compile()  # in place: state_dict keys do not gain a prefix
+    optimizer = torch.optim.AdamW(
+        model.parameters(),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
+        fused=recipe.fused_optimizer or None,
+    )
+    return Run(recipe, shape, device, model, optimizer)
+
+
+def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:
+    """The rows of the embedding and the head: the vocabulary, rounded up to the multiple."""
+    return recipe.vocab_multiple * math.ceil(shape.vocab_size / recipe.vocab_multiple)
+
+
+@torch.no_grad()
+def seed_parameters(model: nn.Module, shape: Shape) -> None:
+    """Initialise as nn.Linear and nn.Embedding do by default, each parameter from its own name.
+
+    One global seed would shift every later draw as soon as a rung pads the vocabulary. Padding
+    rows stay zero.
+    """
+    for name, parameter in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        generator = torch.Generator().manual_seed(SEED + zlib.crc32(name.encode()))
+        rows = parameter
+        if name in PADDED:
+            rows = parameter[: shape.vocab_size]
+            parameter[shape.vocab_size :].zero_()
+        if isinstance(module, nn.Embedding):
+            rows.normal_(generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            rows.uniform_(-bound, bound, generator=generator)
+
+
+def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """One update on token ids (B, T) and the ids that follow them (B, T). Returns the loss, ().
+
+    The loss stays on the device: reading it here would wait for the device at every step.
+    """
+    run.optimizer.zero_grad()
+    logits = run.model(inputs)  # (B, T, V)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss.backward()
+    run.optimizer.step()
+    return loss.detach()
+
+
+@torch.no_grad()
+def evaluate(run: Run, batches) -> float:
+    """Mean loss in nats over (inputs, targets) batches, without dropout or padding ids, in float32.
+
+    Calls the inner forward, so that a compiled model is not compiled again for evaluation.
+    """
+    run.model.eval()
+    losses = []
+    for inputs, targets in batches:
+        logits = run.model.forward(inputs.to(run.device))[..., : run.shape.vocab_size]
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.to(run.device).flatten())
+        losses.append(loss.item())
+    run.model.train()
+    return sum(losses) / len(losses)
+
+
+def unpadded_state(run: Run) -> dict[str, torch.Tensor]:
+    """The state_dict that fits every rung: padding rows cut off."""
+    state = run.model.state_dict()
+    return state | {name: state[name][: run.shape.vocab_size].clone() for name in PADDED}
+
+
+@torch.no_grad()
+def load_unpadded_state(run: Run, state: dict[str, torch.Tensor]) -> None:
+    """Load what `unpadded_state` gave, of any rung, into this one: padding and dtype as built.
+
+    Raises RuntimeError, with the names, if the state is of another shape.
+    """
+    own = run.model.state_dict()
+    padded = {
+        name: torch.cat([state[name].to(own[name]), own[name][len(state[name]) :]])
+        for name in PADDED
+        if name in state and state[name].shape[1:] == own[name].shape[1:]
+    }
+    run.model.load_state_dict(state | padded)

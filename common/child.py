@@ -1,0 +1,76 @@
+"""The process one rung is measured in: a job comes in on stdin, events go out on stdout.
+
+One process per rung and repeat, so that TF32 mode, compile caches, and allocator peaks never leak
+into the next. The process ends with its parent: it watches stdin, which the parent keeps open.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import asdict
+
+import torch
+
+from common.errors import UserError
+from common.ladder import NotInEffect
+from common.measure import Settings, measure
+from common.recipe import Recipe
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.buffer.readline())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints must not look like an event
+
+    def report(phase: str) -> None:
+        print(json.dumps({"phase": phase}), file=events)
+
+    print(json.dumps(run_job(job, report)), file=events)
+
+
+def run_job(job: dict, report) -> dict:
+    """Measure the job's recipe. Returns status, reason, and, where ok, the measurement."""
+    ladder = importlib.import_module(job["ladder"]).LADDER if job["applied"] else None
+    rungs = {number: ladder.rung(number) for number in job["applied"]}
+
+    def probe(run) -> dict[str, str]:
+        return {str(number): rung.in_effect(run) for number, rung in rungs.items()}
+
+    try:
+        recipe = Recipe.from_json(job["recipe"])
+        settings = Settings.from_json(job["settings"])
+        measurement = measure(recipe, settings, probe, report)
+        return {"status": "ok", "reason": "", "measurement": asdict(measurement)}
+    except NotInEffect as error:
+        return {"status": "failed", "reason": f"not in effect: {error}"}
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    except Exception as error:  # a rung that breaks costs its own row, whatever broke it
+        traceback.print_exc()
+        return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """True for an accelerator's out-of-memory error and for a refused allocation on the host."""
+    refused = "can't allocate memory" in str(error)  # c10's CPU allocator: a plain RuntimeError
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or refused
+
+
+def in_short(error: Exception) -> str:
+    """The first line of an error, with its class, at most 200 characters."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"[:200]
+
+
+def _die_with_parent() -> None:
+    sys.stdin.buffer.read()  # returns when the parent's end closes, however the parent ended
+    os.killpg(0, signal.SIGKILL)  # with inductor's compile workers; the parent made the group
+
+
+if __name__ == "__main__":
+    main()

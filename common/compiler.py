@@ -1,0 +1,29 @@
+"""Whether torch.compile can work here, and what it did."""
+
+import importlib.util
+import os
+import shutil
+
+import torch
+
+
+def missing_compiler(device) -> str | None:
+    """Why torch.compile cannot work on this device, or None."""
+    if device.type == "mps":
+        return "torch.compile for Apple GPUs is a prototype"
+    if device.type == "cpu":
+        wanted = os.environ.get("CXX", "g++")
+        if shutil.which(wanted) is None:
+            return f"no C++ compiler: {wanted} not found (install one, or set CXX)"
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.capability and device.vendor == "nvidia" and device.capability < (7, 0):
+        return f"Triton needs compute capability 7.0; {device.name} has {device.capability_text}"
+    return None
+
+
+def compiled_graphs() -> tuple[int, int]:
+    """(graphs compiled, graph breaks) so far in this process."""
+    counters = torch._dynamo.utils.counters  # documented by torch as its debugging counters
+    return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())

@@ -1,0 +1,72 @@
+"""What a number was measured on. What cannot be read is None, never 0."""
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+from common.device import GIB, DeviceFacts, cpu_name
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def machine_facts(device: DeviceFacts) -> dict:
+    """The hardware and its system."""
+    return {
+        "device_type": device.type,
+        "device": device.name,
+        "device_count": device.count,
+        "device_memory_gib": round(device.memory_gib, 2),
+        "capability": device.capability_text,
+        "cpu": cpu_name(),
+        "cores": psutil.cpu_count(logical=False),
+        "threads": torch.get_num_threads(),
+        "ram_gib": round(psutil.virtual_memory().total / GIB, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def version_facts() -> dict:
+    """Python, torch, and what torch computes with."""
+    cuda = torch.version.cuda is not None and torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "hip": torch.version.hip,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "triton": _installed("triton"),
+    }
+
+
+def commit_facts() -> dict:
+    """The commit of this project and whether its files differ from it; results do not count."""
+    commit = _git("rev-parse", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", ":!results")
+    return {"commit": commit, "dirty": bool(changed) if changed is not None else None}
+
+
+def command_line() -> str:
+    """What was typed, as near as Python knows."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"-m {module.name}" if module else sys.argv[0]
+    return " ".join(["python", name, *sys.argv[1:]])
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

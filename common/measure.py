@@ -1,0 +1,175 @@
+"""One clock for every rung. It runs around training steps only.
+
+Outside it: start-up, building, compilation, warm-up, probes, evaluation. Inside it: fetching the
+batch, copying it, forward, backward, update. The device is synchronised at the window's two edges
+only; on CUDA and XPU the steps between are timed by events that the device itself records.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from common.build import Run, build, train_step
+from common.compiler import compiled_graphs
+from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
+from common.device import PeakMemory, synchronize
+from common.ladder import NotInEffect
+from common.recipe import Recipe, Shape
+
+DATA_SEED = 7  # the same windows in the same order at every rung
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure; the same for every rung of a run."""
+
+    shape: Shape
+    device: str  # cuda, mps, xpu, cpu
+    steps: int  # timed
+    warmup: int  # before them: the first may compile, the second is profiled for the probes
+    text: str | None = None  # a file; None: what `read_text` finds
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, plain: dict) -> "Settings":
+        return cls(**plain | {"shape": Shape(**plain["shape"])})
+
+
+@dataclass(kw_only=True)
+class Measurement:
+    """Raw results of one rung in one process. Times in seconds, memory in GiB."""
+
+    step_s: list[float]  # every timed step
+    window_s: float  # host time from edge to edge, both synchronised
+    first_step_s: float  # compilation included
+    data_wait_s: float  # host time in the window spent waiting for batches
+    losses: list[float]  # training loss in nats of each timed step
+    tokens_per_step: int
+    peak_reserved_gib: float
+    peak_allocated_gib: float | None  # None: not counted on this device
+    text_sha256: str
+    text_source: str
+    in_effect: dict[str, str] = field(default_factory=dict)  # by rung number
+    startup_s: float = 0.0  # from the window's side: everything before the first step
+
+
+class HostClock:
+    """Marks on the host's clock, each after the device has finished. For devices without events."""
+
+    def __init__(self, wait: Callable[[], None], now: Callable[[], float] = time.perf_counter):
+        self.wait, self.now, self.marks = wait, now, []
+
+    def mark(self) -> None:
+        self.wait()
+        self.marks.append(self.now())
+
+    def step_seconds(self) -> list[float]:
+        return [after - before for before, after in zip(self.marks, self.marks[1:], strict=False)]
+
+
+class EventClock:
+    """Marks that the device records as it passes them; the host does not wait."""
+
+    def __init__(self, wait: Callable[[], None], event: Callable[[], torch.Event]) -> None:
+        self.wait, self.event, self.marks = wait, event, []
+
+    def mark(self) -> None:
+        self.marks.append(self.event())
+        self.marks[-1].record()
+
+    def step_seconds(self) -> list[float]:
+        self.wait()
+        pairs = zip(self.marks, self.marks[1:], strict=False)
+        return [before.elapsed_time(after) / 1e3 for before, after in pairs]  # ms -> s
+
+
+def make_clock(device: torch.device) -> HostClock | EventClock:
+    def wait() -> None:
+        synchronize(device)
+
+    if device.type in ("cuda", "xpu"):
+        return EventClock(wait, lambda: torch.Event(device, enable_timing=True))
+    return HostClock(wait)
+
+
+def time_steps(step: Callable[[], None], count: int, clock, wait: Callable[[], None]):
+    """Run `step` `count` times. Returns (seconds of each, host seconds from edge to edge)."""
+    wait()
+    begin = time.perf_counter()
+    clock.mark()
+    for _ in range(count):
+        step()
+        clock.mark()
+    wait()
+    window_s = time.perf_counter() - begin
+    return clock.step_seconds(), window_s
+
+
+def measure(
+    recipe: Recipe,
+    settings: Settings,
+    probe: Callable[[Run], dict[str, str]] = lambda run: {},
+    report: Callable[[str], None] = lambda phase: None,
+) -> Measurement:
+    """Train for a few steps and time them.
+
+    `probe` looks at the run before the clock starts and raises NotInEffect to stop it; `report`
+    is told each phase as it begins.
+    """
+    begin = time.perf_counter()
+    report("building")
+    device = torch.device(settings.device)
+    text = read_text(settings.text)
+    windows, _ = split(read_tokens(text), settings.shape)
+    run = build(recipe, settings.shape, device)
+    batches = iter(make_loader(windows, recipe, Endless(windows, DATA_SEED)))
+    losses, data_wait = [], [0.0]
+
+    def step() -> None:
+        asked = time.perf_counter()
+        run.batch = next(batches)
+        data_wait[0] += time.perf_counter() - asked
+        losses.append(train_step(run, *to_device(recipe, device, *run.batch)))
+
+    report("first step")
+    synchronize(device)
+    startup_s = time.perf_counter() - begin
+    (first_step_s,), _ = time_steps(step, 1, make_clock(device), lambda: synchronize(device))
+    report("warming up")
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        step()
+    run.operators = frozenset(event.name for event in profile.events())
+    for _ in range(settings.warmup - 2):
+        step()
+    run.graphs, run.graph_breaks = compiled_graphs()
+    in_effect = probe(run)
+
+    report("timing")
+    losses.clear()
+    data_wait[0] = 0.0
+    memory = PeakMemory(device)
+    memory.reset()
+    step_s, window_s = time_steps(
+        step, settings.steps, make_clock(device), lambda: synchronize(device)
+    )
+    reserved, allocated = memory.read()
+    if compiled_graphs()[0] != run.graphs:
+        raise NotInEffect("the model was compiled again inside the timed window")
+    return Measurement(
+        step_s=step_s,
+        window_s=window_s,
+        first_step_s=first_step_s,
+        data_wait_s=data_wait[0],
+        losses=[loss.item() for loss in losses],
+        tokens_per_step=recipe.batch_size * settings.shape.context,
+        peak_reserved_gib=reserved,
+        peak_allocated_gib=allocated,
+        text_sha256=text.sha256,
+        text_source=text.source,
+        in_effect=in_effect,
+        startup_s=startup_s,
+    )

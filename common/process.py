@@ -1,0 +1,110 @@
+"""Run a child process for a job, watch it, and end it with everything it started."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How a child ended."""
+
+    status: str  # ok | oom | failed | timeout
+    reason: str
+    wall_s: float  # start to end, seconds
+    measurement: dict = field(default_factory=dict)  # empty unless ok
+    log: str = ""  # what it wrote to stderr
+
+
+def run_job(
+    job: dict,
+    timeout: float,
+    report: Callable[[str], None] = lambda phase: None,
+    command: tuple[str, ...] = (sys.executable, "-m", "common.child"),
+) -> Outcome:
+    """Give the job to a fresh process and wait for its result, `timeout` seconds at most.
+
+    Never raises for what the child does; an interrupt ends the child and is passed on.
+    """
+    begin = time.perf_counter()
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,  # its own group: one kill reaches its compile workers, too
+        )
+        result: dict = {}
+        try:
+            child.stdin.write(json.dumps(job).encode() + b"\n")
+            child.stdin.flush()
+            for event in _events(child.stdout, begin + timeout):
+                if "phase" in event:
+                    report(event["phase"])
+                else:
+                    result = event
+                    break
+            else:
+                result = _how_it_ended(child, begin + timeout, timeout)
+        except BrokenPipeError:  # it died before it read its job
+            result = _how_it_ended(child, begin + timeout, timeout)
+        finally:
+            _end(child)
+        stderr.seek(0)
+        log = stderr.read().decode(errors="replace")
+    if result["reason"] == "?":
+        result["reason"] = f"{result['exit']}: {(log.strip().splitlines() or ['no message'])[-1]}"
+        result["reason"] = result["reason"][:200]
+    return Outcome(
+        status=result["status"],
+        reason=result["reason"],
+        measurement=result.get("measurement", {}),
+        wall_s=time.perf_counter() - begin,
+        log=log,
+    )
+
+
+def _events(stream, deadline: float):
+    """JSON lines from a pipe until it closes or the deadline passes."""
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while (left := deadline - time.perf_counter()) > 0:
+            if not selector.select(left):
+                return
+            chunk = os.read(stream.fileno(), 65536)
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def _how_it_ended(child: subprocess.Popen, deadline: float, timeout: float) -> dict:
+    """Status and reason of a child that gave no result."""
+    try:
+        code = child.wait(max(0.0, deadline - time.perf_counter()))
+    except subprocess.TimeoutExpired:
+        return {"status": "timeout", "reason": f"still running after {timeout:g} s"}
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (by hand, or by the system for want of memory)" if name == "SIGKILL" else ""
+        return {"status": "failed", "reason": f"killed by {name}{hint}"}
+    return {"status": "failed", "reason": "?", "exit": f"exit status {code}"}
+
+
+def _end(child: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()

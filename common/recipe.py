@@ -1,0 +1,86 @@
+"""A recipe says how to train; a shape says what. A rung changes recipe fields and nothing else."""
+
+import enum
+import importlib
+from dataclasses import dataclass, fields
+
+import torch
+from torch import nn
+
+from common.model import GELU, CausalAttention, LayerNorm, StoredMask
+
+LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batch.py)
+
+
+class Numerics(enum.Enum):
+    """What a rung may do to the numbers, weakest claim last. Tests hold it to this."""
+
+    EXACT = "exact"  # bit for bit the same on the same device
+    ROUNDING = "rounding"  # the same mathematics in another order: float32 rounding
+    LOWER_PRECISION = "lower precision"  # the same mathematics with fewer bits
+    DIFFERENT_WORK = "different work"  # a step computes something else (more columns, more tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Every choice a rung may make, at its plain default. Each field is read in one place."""
+
+    mask: type[nn.Module] = StoredMask  # where the causal mask comes from
+    matmul_precision: str = "highest"  # float32 products: "highest" is IEEE, "high" allows TF32
+    fused_optimizer: bool = False  # AdamW in one kernel for all parameters
+    pin_memory: bool = False  # page-locked batches, copied without blocking
+    dtype: torch.dtype = torch.float32  # of parameters and activations
+    norm: type[nn.Module] = LayerNorm  # built as norm(emb_dim), with .weight and .bias
+    activation: type[nn.Module] = GELU  # of the feed-forward layer, built without arguments
+    attention: type[CausalAttention] = CausalAttention  # how heads attend
+    compile: bool = False  # torch.compile the model, in place
+    vocab_multiple: int = 1  # pad the vocabulary up to a multiple of this many ids
+    batch_size: int | str = 8  # windows per step and device, or LARGEST
+    dropout: float = 0.1  # probability, in the three usual places; no rung changes it
+    learning_rate: float = 5e-4  # AdamW, constant
+    weight_decay: float = 0.1  # AdamW, on all parameters
+
+    def to_json(self) -> dict:
+        """The fields as plain values: classes and dtypes by name."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: dict) -> "Recipe":
+        """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
+        return cls(**{name: restored(value) for name, value in values.items()})
+
+
+def plain(value):
+    """A recipe value for a record: a class as its qualified name, a dtype as its own."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value) if isinstance(value, torch.dtype) else value
+
+
+def restored(value):
+    """The inverse of `plain`: a dotted name becomes the class or dtype it names."""
+    if not isinstance(value, str) or "." not in value:
+        return value
+    module, _, name = value.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The model's size. No rung of the ladder changes it; GPT-2 124M by default."""
+
+    layers: int = 12
+    heads: int = 12
+    emb_dim: int = 768  # model width C
+    context: int = 1024  # tokens T in a window
+    vocab_size: int = 50_257  # GPT-2's byte-pair vocabulary, before any padding
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations per token, forward and backward.
+
+        6 N + 12 L H D T, N the parameters that take part in matrix products (an embedding
+        look-up is none). Source: Chowdhery et al. 2022, PaLM, appendix B.
+        """
+        matmul_parameters = 12 * self.layers * self.emb_dim**2 + self.vocab_size * self.emb_dim
+        attention = 12 * self.layers * self.emb_dim * self.context  # H D is the width
+        return 6 * matmul_parameters + attention

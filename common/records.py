@@ -1,0 +1,58 @@
+"""Records are the truth: one JSON line per rung and repeat. Tables and plots derive from them."""
+
+import json
+import os
+from pathlib import Path
+
+from common.errors import UserError
+
+SCHEMA = 1
+
+
+class Records:
+    """An append-only file of JSON lines: a run adds to it, and nothing is ever overwritten."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: dict) -> None:
+        """Write one line and wait until it is on the disk: a kill loses only the rung at work."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a+b") as file:
+            line = json.dumps(record, allow_nan=False).encode() + b"\n"
+            if file.tell() and not self._ends_with_newline():
+                line = b"\n" + line  # an earlier writer was killed in the middle of its line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _ends_with_newline(self) -> bool:
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+    def read(self, run_id: str | None = None) -> list[dict]:
+        """The records of one run, the last in the file by default; half-written lines are skipped.
+
+        Raises UserError if the file holds no records or ones of a newer version of this project.
+        """
+        records = []
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: cannot be read as records ({error})") from error
+        for line in lines:
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if not isinstance(record, dict) or "schema" not in record:
+                raise UserError(f"{self.path}: not a file of this project's records")
+            if record["schema"] > SCHEMA:
+                newer = record["schema"]
+                raise UserError(f"{self.path}: written by a newer version (schema {newer})")
+            records.append(record)
+        if not records:
+            raise UserError(f"{self.path}: holds no records")
+        run_id = run_id or records[-1]["run_id"]
+        return [record for record in records if record["run_id"] == run_id]

@@ -1,0 +1,39 @@
+"""2. TF32 tensor cores.
+
+Changes: float32 matrix products may round their inputs to TF32 (10 bits of mantissa, not 23).
+Why faster: tensor cores multiply TF32 at eight times the rate of ordinary float32 units (A100).
+Cost: products are good to about three digits; sums and all else stay float32. Once everything is
+bfloat16 (step 5) it has nothing left to do. NVIDIA only, from compute capability 8.0 on.
+Source: docs.pytorch.org/docs/stable/generated/torch.set_float32_matmul_precision.html
+"""
+
+from dataclasses import replace
+
+import torch
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.recipe import Numerics, Recipe
+
+CHANGES = ("matmul_precision",)
+NUMERICS = Numerics.LOWER_PRECISION
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    if device.vendor != "nvidia":
+        return f"TF32 is a format of NVIDIA's tensor cores; this is {device.name}"
+    if device.capability < (8, 0):
+        return f"TF32 needs compute capability 8.0; {device.name} has {device.capability_text}"
+    return None
+
+
+def in_effect(run: Run) -> str:
+    """1 + 2^-12 is 1 in TF32 and itself in float32, so one product tells which one ran."""
+    ones = torch.full((512, 512), 1 + 2**-12, device=run.device)
+    if (product := (ones @ ones)[0, 0].item()) != 512.0:
+        raise NotInEffect(f"a float32 product kept its low bits ({product}): no TF32")
+    return "TF32 products"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, matmul_precision="high")

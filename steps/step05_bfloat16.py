@@ -1,0 +1,37 @@
+"""5. bfloat16.
+
+Changes: parameters, activations, gradients, and the optimizer's moments are bfloat16.
+Why faster: half the bytes to move, half the memory, and tensor cores (or AVX-512 and AMX on CPUs)
+multiply 16-bit numbers at twice the rate of TF32 or more.
+Cost: 8 bits of mantissa. With a small learning rate updates can vanish in rounding, so long runs
+keep float32 master weights (autocast) instead; compare the loss column before you keep this rung.
+Source: Kalamkar et al. 2019, A Study of BFLOAT16 for Deep Learning Training, arXiv:1905.12322.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.recipe import Numerics, Recipe
+
+CHANGES = ("dtype",)
+NUMERICS = Numerics.LOWER_PRECISION
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    if not device.native_bf16:  # torch.cuda.is_bf16_supported() says yes to emulation, too
+        return f"{device.name} has no bfloat16 arithmetic and would emulate it"
+    return None
+
+
+def in_effect(run: Run) -> str:
+    dtypes = {parameter.dtype for parameter in run.model.parameters()}
+    if dtypes != {torch.bfloat16}:
+        raise NotInEffect(f"parameters are {', '.join(sorted(map(str, dtypes)))}")
+    return "bfloat16 parameters"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, dtype=torch.bfloat16)

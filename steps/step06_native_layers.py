@@ -1,0 +1,43 @@
+"""6. Native LayerNorm and GELU.
+
+Changes: PyTorch's own LayerNorm and tanh GELU replace the hand-written ones.
+Why faster: one kernel reads its input once and writes its output once; the hand-written forms pass
+over the tensor six to eight times, and keep each intermediate for the backward pass.
+Cost: none. In bfloat16 it is more accurate, too: the kernel computes in float32 inside.
+Source: docs.pytorch.org/docs/stable/generated/torch.nn.LayerNorm.html, torch.nn.GELU.html
+"""
+
+from dataclasses import replace
+
+from torch import nn
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.model import GELU, LayerNorm
+from common.recipe import Numerics, Recipe
+
+CHANGES = ("norm", "activation")
+NUMERICS = Numerics.ROUNDING
+
+
+class NativeGELU(nn.GELU):
+    """PyTorch's GELU in the form that GPT-2 uses."""
+
+    def __init__(self) -> None:
+        super().__init__(approximate="tanh")
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    return None
+
+
+def in_effect(run: Run) -> str:
+    layers = list(run.model.modules())
+    if any(isinstance(layer, (LayerNorm, GELU)) for layer in layers):
+        raise NotInEffect("hand-written layers are still in the model")
+    norms = sum(isinstance(layer, nn.LayerNorm) for layer in layers)
+    return f"{norms} native norms"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, norm=nn.LayerNorm, activation=NativeGELU)

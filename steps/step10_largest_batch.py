@@ -1,0 +1,33 @@
+"""10. Largest batch.
+
+Changes: the batch is doubled until memory ends; the largest that trained is kept.
+Why faster: larger products use a GPU better, and what a step costs once (launches, the optimizer)
+is shared by more tokens. Where the device is already busy, as on most CPUs, there is no gain.
+Cost: memory, and other training: fewer updates per token, so the learning rate and the schedule
+need another look. Compare losses by tokens seen, not by steps.
+Source: McCandlish et al. 2018, An Empirical Model of Large-Batch Training, arXiv:1812.06162.
+"""
+
+from dataclasses import replace
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.recipe import LARGEST, Numerics, Recipe
+
+CHANGES = ("batch_size",)
+NUMERICS = Numerics.DIFFERENT_WORK
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    return None
+
+
+def in_effect(run: Run) -> str:
+    inputs, _ = run.batch
+    if len(inputs) != run.recipe.batch_size:
+        raise NotInEffect(f"batches hold {len(inputs)} windows, not {run.recipe.batch_size}")
+    return f"batch {len(inputs)}"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, batch_size=LARGEST)
