@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -29,14 +30,29 @@ class Run:
     graphs: int = 0  # compiled
     graph_breaks: int = 0
 
+    @property
+    def inner(self) -> GPT:
+        """The model itself, without a wrapper around it."""
+        return getattr(self.model, "module", self.model)
 
-def build(recipe: Recipe, shape: Shape, device: torch.device) -> Run:
-    """Put the parts together. The order is the documentation."""
+
+def build(
+    recipe: Recipe,
+    shape: Shape,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+) -> Run:
+    """Put the parts together. The order is the documentation.
+
+    `wrap` makes a model train together with other processes' models. It comes before compiling, so
+    that the compiler can cut the graph where gradients are ready to be sent.
+    """
     torch.manual_seed(SEED)  # dropout; parameters have seeds of their own
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     model = GPT(shape, recipe, padded_vocab_size(recipe, shape))
     seed_parameters(model, shape)
     model.to(device=device, dtype=recipe.dtype)
+    model = wrap(model)
     if recipe.compile:
         model.compile()  # in place: state_dict keys do not gain a prefix
     optimizer = torch.optim.AdamW(
@@ -94,32 +110,11 @@ def evaluate(run: Run, batches) -> float:
 
     Calls the inner forward, so that a compiled model is not compiled again for evaluation.
     """
-    run.model.eval()
+    run.inner.eval()
     losses = []
     for inputs, targets in batches:
-        logits = run.model.forward(inputs.to(run.device))[..., : run.shape.vocab_size]
+        logits = run.inner.forward(inputs.to(run.device))[..., : run.shape.vocab_size]
         loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.to(run.device).flatten())
         losses.append(loss.item())
-    run.model.train()
+    run.inner.train()
     return sum(losses) / len(losses)
-
-
-def unpadded_state(run: Run) -> dict[str, torch.Tensor]:
-    """The state_dict that fits every rung: padding rows cut off."""
-    state = run.model.state_dict()
-    return state | {name: state[name][: run.shape.vocab_size].clone() for name in PADDED}
-
-
-@torch.no_grad()
-def load_unpadded_state(run: Run, state: dict[str, torch.Tensor]) -> None:
-    """Load what `unpadded_state` gave, of any rung, into this one: padding and dtype as built.
-
-    Raises RuntimeError, with the names, if the state is of another shape.
-    """
-    own = run.model.state_dict()
-    padded = {
-        name: torch.cat([state[name].to(own[name]), own[name][len(state[name]) :]])
-        for name in PADDED
-        if name in state and state[name].shape[1:] == own[name].shape[1:]
-    }
-    run.model.load_state_dict(state | padded)

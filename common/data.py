@@ -207,7 +207,7 @@ def make_loader(windows: Windows, recipe: Recipe, sampler=None) -> DataLoader:
         batch_size=recipe.batch_size,
         sampler=sampler,
         drop_last=sampler is not None,
-        pin_memory=recipe.pin_memory,
+        pin_memory=recipe.pin_memory and torch.accelerator.is_available(),
     )
 
 

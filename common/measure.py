@@ -14,7 +14,7 @@ import torch
 from common.build import Run, build, train_step
 from common.compiler import compiled_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
-from common.device import PeakMemory, synchronize
+from common.device import GIB, PeakMemory, synchronize
 from common.ladder import NotInEffect
 from common.recipe import Recipe, Shape
 
@@ -27,9 +27,10 @@ class Settings:
 
     shape: Shape
     device: str  # cuda, mps, xpu, cpu
-    steps: int  # timed
-    warmup: int  # before them: the first may compile, the second is profiled for the probes
+    steps: int = 1  # timed
+    warmup: int = 2  # before them: the first may compile, the second is profiled for the probes
     text: str | None = None  # a file; None: what `read_text` finds
+    headroom_gib: float = 0.0  # device memory to leave free
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -125,6 +126,7 @@ def measure(
     device = torch.device(settings.device)
     text = read_text(settings.text)
     windows, _ = split(read_tokens(text), settings.shape)
+    headroom = torch.empty(int(settings.headroom_gib * GIB), dtype=torch.uint8, device=device)
     run = build(recipe, settings.shape, device)
     batches = iter(make_loader(windows, recipe, Endless(windows, DATA_SEED)))
     losses, data_wait = [], [0.0]
@@ -157,6 +159,7 @@ def measure(
         step, settings.steps, make_clock(device), lambda: synchronize(device)
     )
     reserved, allocated = memory.read()
+    del headroom
     if compiled_graphs()[0] != run.graphs:
         raise NotInEffect("the model was compiled again inside the timed window")
     return Measurement(

@@ -49,6 +49,30 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def plot_loss(history: list[tuple[int, float, float]], title: str, path: Path) -> None:
+    """Training and validation loss over steps."""
+    steps, train, validation = zip(*history, strict=True)
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.plot(steps, train, color=BLUE, marker="o", markersize=3, label="training")
+    axes.plot(
+        steps,
+        validation,
+        color=ORANGE,
+        linestyle="--",
+        marker="s",
+        markersize=3,
+        label="validation",
+    )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per token")
+    axes.set_title(title, fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
 def _label(row: dict) -> str:
     gain = "" if pd.isna(row["x_prev"]) else f"  x{row['x_prev']:.2f}"
     return f"{row['tok_per_s']:,.0f}{gain}"
