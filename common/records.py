@@ -16,15 +16,21 @@ class Records:
         self.path = path
 
     def append(self, record: dict) -> None:
-        """Write one line and wait until it is on the disk: a kill loses only the rung at work."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a+b") as file:
-            line = json.dumps(record, allow_nan=False).encode() + b"\n"
-            if file.tell() and not self._ends_with_newline():
-                line = b"\n" + line  # an earlier writer was killed in the middle of its line
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one line and wait until it is on the disk: a kill loses only the rung at work.
+
+        Raises UserError if it cannot be written, on a full disk, say.
+        """
+        line = json.dumps(record).encode() + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a+b") as file:
+                if file.tell() and not self._ends_with_newline():
+                    line = b"\n" + line  # an earlier writer was killed in the middle of its line
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
 
     def _ends_with_newline(self) -> bool:
         with self.path.open("rb") as file:

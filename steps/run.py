@@ -17,6 +17,7 @@ from common.ladder import Ladder
 from common.measure import Settings
 from common.options import (
     Parser,
+    Workload,
     add_workload_options,
     seconds,
     whole,
@@ -153,17 +154,16 @@ def main(arguments: list[str] | None = None) -> int:
     return INTERRUPTED if interrupted else 1 if failed else 0
 
 
-def print_header(work, climb: Climb, display: Display) -> None:
-    shape = work.shape
-    show = display.console.print
-    show(
-        f"{climb.plan.device.name}: preset {work.preset}, {shape.layers} layers, "
-        f"{shape.heads} heads, width {shape.emb_dim}, context {shape.context}, "
-        f"batch {work.recipe.batch_size}, dropout {work.recipe.dropout:g}",
-        markup=False,
-    )
-    if work.note:
-        show(f"({work.note})", markup=False)
+def print_header(work: Workload, climb: Climb, display: Display) -> None:
+    shape, recipe = work.shape, work.recipe
+    for line in (
+        f"{climb.plan.device.name}: preset {work.preset}",
+        f"{shape.layers} layers, {shape.heads} heads, width {shape.emb_dim}, "
+        f"context {shape.context}, batch {recipe.batch_size}, dropout {recipe.dropout:g}",
+        work.note,
+    ):
+        if line:
+            display.console.print(line, markup=False)
 
 
 if __name__ == "__main__":

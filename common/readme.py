@@ -1,0 +1,27 @@
+"""README's tables come from the records: python -m common.readme writes them anew."""
+
+import re
+from pathlib import Path
+
+from common.machine import PROJECT
+from common.records import Records
+from common.table import to_brief_markdown
+
+READMES = ("README.md", "README.ja.md")
+BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table made anew from the records of the folder it names."""
+
+    def table(match: re.Match) -> str:
+        records = Records(PROJECT / match[2] / "records.jsonl").read()
+        return f"{match[1]}\n{to_brief_markdown(records)}\n{match[3]}"
+
+    return BLOCK.sub(table, text)
+
+
+if __name__ == "__main__":
+    for name in READMES:
+        path = Path(PROJECT / name)
+        path.write_text(with_tables(path.read_text()))

@@ -1,0 +1,152 @@
+"""A user's mistake is one plain sentence, status 2, no traceback, and nothing is overwritten."""
+
+import pytest
+
+from common.device import DeviceFacts
+from common.presets import auto
+from steps import LADDER
+from steps.run import make_parser
+from tests.conftest import run
+
+TINY = ("--preset", "tiny", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--upto", "11"), "--upto 11: must be a rung from 0 to 10"),
+        (("--upto", "seven"), "--upto seven: must be a rung from 0 to 10"),
+        (("--upto", "-1"), "--upto"),
+        (("--only", "3,x"), "--only x: must be a rung from 0 to 10"),
+        (("--only", "3", "--upto", "4"), "--upto and --only"),
+        (("--heads", "3", *TINY), "--heads 3: does not divide --emb-dim 32; allowed: 1, 2, 4"),
+        (("--context", "900000", *TINY), "--context 900000: longer than the text"),
+        (("--text", "/no/such.txt", *TINY), "--text /no/such.txt: no such file"),
+        (("--text", "EMPTY", *TINY), "the file is empty"),
+        (("--text", "BINARY", *TINY), "not UTF-8 text"),
+        (("--text", "NUL", *TINY), "a binary file"),
+        (("--device", "tpu"), "--device tpu: unknown; allowed: auto, cuda, mps, xpu, cpu"),
+        (("--device", "xpu"), "--device xpu: torch"),
+        (("--out", "/proc/results", *TINY), "--out /proc/results: cannot be written"),
+        (("--steps", "0"), "--steps: 0: must be a whole number from 1 on"),
+        (("--warmup", "1"), "--warmup: 1: must be a whole number from 2 on"),
+        (("--steps", "many"), "--steps: many: must be a whole number"),
+        (("--dropout", "1"), "--dropout: 1: must be a number from 0 to below 1"),
+        (("--timeout", "0"), "--timeout: 0: must be a number of seconds above 0"),
+        (("--preset", "huge"), "--preset"),
+        (("--colour",), "unrecognized arguments: --colour"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, options, message):
+    files = {"EMPTY": b" \n", "BINARY": bytes(range(256)), "NUL": b"a\0b"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    options = [str(tmp_path / word) if word in files else word for word in options]
+    if "--out" not in options:
+        options += ["--out", str(tmp_path / "out")]
+    done = run("-m", "steps.run", *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+def test_a_torch_that_is_too_old_is_named(tmp_path):
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("__version__ = '2.1.2+cpu'\n")
+    done = run("-c", "import common", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: torch 2.1.2+cpu is too old; 2.11 or newer is needed")
+
+
+@pytest.mark.parametrize("script", ["00_orig.py", "01_opt_single_gpu.py"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--epochs", "0"), "--epochs: 0: must be a whole number from 1 on"),
+        (("--load", "/no/such.pt", *TINY, "--batch-size", "2"), "--load /no/such.pt"),
+        (("--batch-size", "999999", *TINY), "more windows than the text has"),
+    ],
+)
+def test_the_scripts_refuse_as_plainly(script, options, message, tmp_path):
+    done = run(script, *options, "--plot", str(tmp_path / "loss.png"))
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ddp_without_torchrun_says_what_to_type():
+    done = run("02_opt_multi_gpu_ddp.py", *TINY)
+    assert done.returncode == 2
+    assert "torchrun --nproc_per_node=4 02_opt_multi_gpu_ddp.py" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_list_names_every_rung():
+    done = run("-m", "steps.run", "--list")
+    assert done.returncode == 0
+    for number in range(LADDER.top + 1):
+        assert f"{number:>2}  {LADDER.title(number)}" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_command_line_is_the_documented_one():
+    options = {o for action in make_parser()._actions for o in action.option_strings}
+    assert options == {
+        *("-h", "--help", "--list", "--upto", "--only", "--preset", "--layers", "--heads"),
+        *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),
+        *("--steps", "--warmup", "--timeout", "--out"),
+    }
+
+
+@pytest.mark.parametrize(("memory", "batch"), [(80, 8), (24, 4), (16, 4), (12, 2), (6, 1)])
+def test_auto_takes_the_batch_that_fits(memory, batch):
+    card = DeviceFacts(
+        type="cuda",
+        name="Card",
+        vendor="nvidia",
+        memory_gib=memory,
+        native_bf16=True,
+        capability=(8, 0),
+    )
+    preset, recipe, note = auto(card)
+    assert (preset, recipe.batch_size, recipe.dropout) == ("gpt2", batch, 0.1)
+    assert (f"batch {batch}" in note) == (batch < 8)
+
+
+def test_a_t4_gets_reasons_and_not_a_crash():
+    t4 = DeviceFacts(
+        type="cuda",
+        name="Tesla T4",
+        vendor="nvidia",
+        memory_gib=15,
+        native_bf16=False,
+        capability=(7, 5),
+    )
+    _, recipe, _ = auto(t4)
+    reasons = {}
+    for number in range(1, LADDER.top + 1):
+        reason = LADDER.rung(number).applies(t4, recipe)
+        if reason:
+            reasons[number] = reason
+        else:
+            recipe = LADDER.rung(number).apply(recipe)
+    assert "8.0" in reasons[2]
+    assert "emulate" in reasons[5]
+    assert "16-bit" in reasons[7]
+
+
+def test_nothing_here_needs_the_network(tmp_path):
+    """Text, vocabulary, and tokens are had without one connection or name look-up."""
+    code = (
+        "import sys, common.data as data\n"
+        "def watch(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
+        "        raise SystemExit(f'{event} {arguments}')\n"
+        "sys.addaudithook(watch)\n"
+        "data.read_tokens(data.read_text())\n"
+    )
+    done = run("-c", code, LADDER_CACHE=str(tmp_path))
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,190 @@
+"""Text, vocabulary, tokens, windows, and the download, which no test lets onto the network."""
+
+import hashlib
+import http.server
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common import data
+from common.build import build
+from common.data import Endless, Windows, make_loader, read_text, read_tokens, split, tokenizer
+from common.errors import UserError
+from common.generate import generate, next_ids
+from common.recipe import Recipe, Shape
+from tests.conftest import SMALL
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_the_tokenizer_is_gpt2s():
+    assert tokenizer().encode_ordinary("Every effort moves you") == [6109, 3626, 6100, 345]
+    assert tokenizer().n_vocab == 50_257
+    assert tokenizer().decode([15496, 11, 995]) == "Hello, world"
+
+
+def test_the_built_in_text_is_enough_for_gpt2s_context():
+    tokens = read_tokens(read_text())
+    assert len(tokens) > 100_000
+    assert tokens.max() < 50_257
+    train, validation = split(tokens, Shape())
+    assert len(train) > 90
+    assert len(validation) > 9
+
+
+def test_tokens_come_back_from_the_cache_and_are_the_text(cache):
+    text = data.Text("made up", "Dorothea said nothing. " * 100)
+    first = read_tokens(text)
+    assert tokenizer().decode(first.tolist()) == text.content
+    (file,) = cache.iterdir()
+    assert text.sha256[:16] in file.name
+    assert isinstance(read_tokens(text), np.memmap)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "odd", "empty"])
+def test_a_damaged_cache_is_noticed_and_made_again(cache, damage):
+    text = data.Text("made up", "The light of other days. " * 50)
+    whole = np.array(read_tokens(text))
+    (file,) = cache.iterdir()
+    content = bytearray(file.read_bytes())
+    content[10] ^= damage == "flip"
+    cut = {"flip": len(content), "cut": len(content) // 4 * 2, "odd": 7, "empty": 0}[damage]
+    file.write_bytes(content[:cut])
+    assert np.array_equal(read_tokens(text), whole)
+    assert np.array_equal(data._read_cached(file), whole)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):
+    monkeypatch.setenv("LADDER_CACHE", "/proc/no-such-folder")
+    assert len(read_tokens(data.Text("made up", "a b c d"))) == 4
+
+
+def test_a_damaged_vocabulary_is_refused(monkeypatch):
+    monkeypatch.setattr(data, "ENCODER_SHA256", "0" * 64)
+    tokenizer.cache_clear()
+    with pytest.raises(UserError, match="damaged"):
+        tokenizer()
+    tokenizer.cache_clear()
+
+
+def test_windows_do_not_overlap_and_targets_are_one_ahead():
+    windows = Windows(np.arange(101, dtype=np.uint16), 10)
+    assert len(windows) == 10
+    inputs, targets = windows[9]
+    assert inputs.tolist() == list(range(90, 100))
+    assert targets.tolist() == list(range(91, 101))
+    assert inputs.dtype == torch.int64
+
+
+def test_train_and_validation_are_apart():
+    train, validation = split(np.arange(1000, dtype=np.uint16), replace(SMALL, context=9))
+    assert train.tokens[-1] == 899
+    assert validation.tokens[0] == 900
+
+
+def test_endless_batches_are_whole_and_the_same_every_time():
+    windows = Windows(np.arange(71, dtype=np.uint16), 10)  # 7 windows
+
+    def batches(count):
+        loader = iter(make_loader(windows, Recipe(batch_size=3), Endless(windows, 1)))
+        return [next(loader)[0] for _ in range(count)]
+
+    first, again = batches(7), batches(7)
+    assert all(len(batch) == 3 for batch in first)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    seen = torch.cat(first)[:, 0].tolist()
+    assert sorted(seen[:7]) == sorted(seen[7:14]) == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_sampling_never_returns_a_padding_id():
+    logits = torch.zeros(2, 3, 50_304)
+    logits[..., 50_257:] = 100.0
+    logits[..., 50_256] = 1.0
+    assert next_ids(logits, 50_257).tolist() == [[50_256], [50_256]]
+    run = build(Recipe(vocab_multiple=64), replace(SMALL, vocab_size=50_257), torch.device("cpu"))
+    with torch.no_grad():
+        run.model.head.weight[50_257:] = run.model.final_norm.weight * 1e3
+    assert generate(run, "Every effort moves you", 5)  # would not decode with a padding id
+
+
+@pytest.fixture
+def server():
+    """A web server on loopback whose answers a test chooses; yields (url, answers)."""
+    answers: list[bytes | int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.pop(0) if answers else 500
+            if isinstance(answer, int):
+                self.send_error(answer)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *arguments):
+            pass
+
+    httpd = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/book.txt", answers
+    httpd.shutdown()
+    httpd.server_close()
+
+
+BOOK = (
+    b"The Project Gutenberg eBook of Middlemarch, by George Eliot\n"
+    + b"Who that cares much to know the history of man\n" * 34_000
+    + b"*** END OF THE PROJECT GUTENBERG EBOOK MIDDLEMARCH ***\n"
+)
+
+
+def test_download_tries_again_and_keeps_the_book(cache, server, monkeypatch):
+    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)
+    url, answers = server
+    answers += [503, BOOK]
+    data.download(url)
+    text = read_text()
+    assert text.source.startswith("Middlemarch")
+    assert text.sha256 == hashlib.sha256(BOOK).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(BOOK[:100_000], "END OF"), (b"<html>moved</html>", "MIDDLEMARCH"), (BOOK * 3, "bytes")],
+)
+def test_download_refuses_what_is_not_the_whole_book(cache, server, answer, reason):
+    url, answers = server
+    answers.append(answer)
+    with pytest.raises(UserError, match=reason):
+        data.download(url)
+    assert not list(cache.iterdir())
+
+
+def test_download_gives_up_with_a_sentence(cache, server, monkeypatch):
+    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)
+    with pytest.raises(UserError, match="cannot be reached"):
+        data.download(server[0])
+    assert not list(cache.iterdir())
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
+    target = tmp_path / "kept"
+    target.write_text("old")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        data.write_atomically(target, b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert target.read_text() == "old"

@@ -1,0 +1,150 @@
+"""Each step is held to its declaration: what it changes, and what it does to the numbers.
+
+Neighbours on the ladder share their weights by name and see the same batch with dropout off. The
+whole stack is compared, and again with everything in float32, where a tight tolerance tells wrong
+code from low precision.
+"""
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from common.build import build, train_step
+from common.checkpoint import load_unpadded_state, unpadded_state
+from common.recipe import LARGEST, Numerics, Recipe
+from steps import LADDER
+from tests.conftest import SMALL
+
+CPU = torch.device("cpu")
+NUMBERS = range(1, LADDER.top + 1)
+BASELINE = Recipe(dropout=0.0, batch_size=2)
+# worst relative error (norm of the difference over the norm) of logits, loss, and each gradient
+FLOAT32_ROUNDING = 1e-5
+BFLOAT16_ROUNDING = 0.05  # 8 bits of mantissa, through two layers and back
+
+
+def recipe_at(number: int, **changes) -> Recipe:
+    recipe = LADDER.compose(BASELINE, range(number + 1))
+    return replace(recipe, batch_size=2, **changes)
+
+
+def answers(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Logits, loss, and every gradient over the tokenizer's ids, in float32."""
+    run = build(recipe, SMALL, CPU)
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randint(509, (2, 2, 16), generator=generator)
+    logits = run.model(inputs)[..., : SMALL.vocab_size]
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    loss.backward()
+    found = {"logits": logits.detach(), "loss": loss.detach()}
+    for name, parameter in run.model.named_parameters():
+        rows = parameter.grad[: SMALL.vocab_size] if parameter.grad.dim() == 2 else parameter.grad
+        found[name] = rows
+    return {name: value.float() for name, value in found.items()}
+
+
+def worst_error(before: dict, after: dict) -> float:
+    assert before.keys() == after.keys()
+    return max(((before[k] - after[k]).norm() / before[k].norm()).item() for k in before)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_are_as_declared(number):
+    before, after = answers(recipe_at(number - 1)), answers(recipe_at(number))
+    error = worst_error(before, after)
+    declared = LADDER.rung(number).NUMERICS
+    if declared is Numerics.EXACT:
+        assert error == 0.0
+    elif recipe_at(number).dtype is torch.float32:
+        assert error < FLOAT32_ROUNDING
+    else:
+        assert error < BFLOAT16_ROUNDING
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_float32_tells_wrong_code_from_low_precision(number):
+    before = answers(recipe_at(number - 1, dtype=torch.float32))
+    after = answers(recipe_at(number, dtype=torch.float32))
+    assert worst_error(before, after) < FLOAT32_ROUNDING
+
+
+def test_bfloat16_is_lower_precision_and_says_so():
+    error = worst_error(answers(recipe_at(4)), answers(recipe_at(5)))
+    assert FLOAT32_ROUNDING < error < BFLOAT16_ROUNDING
+    assert LADDER.rung(5).NUMERICS is Numerics.LOWER_PRECISION
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_training_steps_move_the_weights_alike(number):
+    """Three updates of each neighbour, in float32: the optimizer is part of the answer.
+
+    Adam divides by the gradient's own size, so where that is near 0 rounding decides an update's
+    sign; over a whole parameter it may not show.
+    """
+    updates = []
+    for rung in (number - 1, number):
+        run = build(recipe_at(rung, dtype=torch.float32), SMALL, CPU)
+        before = {name: value.clone() for name, value in unpadded_state(run).items()}
+        generator = torch.Generator().manual_seed(1)
+        for _ in range(3):
+            train_step(run, *torch.randint(509, (2, 2, 16), generator=generator))
+        updates.append({k: value - before[k] for k, value in unpadded_state(run).items()})
+    different_work = LADDER.rung(number).NUMERICS is Numerics.DIFFERENT_WORK
+    assert worst_error(*updates) < (0.2 if different_work else 0.02)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_exactly_the_declared_fields_change(number):
+    rung = LADDER.rung(number)
+    below = LADDER.compose(BASELINE, range(number))
+    above = rung.apply(below)
+    changed = {f.name for f in fields(Recipe) if getattr(below, f.name) != getattr(above, f.name)}
+    assert changed == set(rung.CHANGES)
+
+
+def test_no_two_rungs_change_the_same_field():
+    changes = [field for rung in LADDER.rungs for field in rung.CHANGES]
+    assert len(changes) == len(set(changes))
+
+
+@pytest.mark.parametrize("number", range(LADDER.top + 1))
+def test_one_state_dict_fits_all_rungs(number):
+    bottom = build(BASELINE, SMALL, CPU)
+    with torch.no_grad():
+        for parameter in bottom.model.parameters():
+            parameter.copy_(torch.randn_like(parameter).bfloat16())  # exact in every dtype
+    other = build(recipe_at(number), SMALL, CPU)
+    load_unpadded_state(other, unpadded_state(bottom))
+    back = unpadded_state(other)
+    for name, value in unpadded_state(bottom).items():
+        assert torch.equal(back[name].float(), value), name
+
+
+def test_a_state_of_another_shape_is_refused():
+    other = build(BASELINE, replace(SMALL, emb_dim=64), CPU)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_unpadded_state(build(BASELINE, SMALL, CPU), unpadded_state(other))
+
+
+def test_padding_costs_what_its_docstring_says():
+    """The loss over all columns starts log((V + 47) / V) too high, and no more."""
+    losses = []
+    for number in (8, 9):
+        run = build(recipe_at(number, dtype=torch.float32, compile=False), SMALL, CPU)
+        with torch.no_grad():
+            run.model.head.weight.zero_()  # uniform over the columns
+        ids = torch.zeros(2, 16, dtype=torch.long)
+        losses.append(train_step(run, ids, ids).item())
+    assert losses[1] - losses[0] == pytest.approx(torch.tensor(512 / 509).log().item(), rel=1e-3)
+
+
+def test_the_top_is_the_whole_ladder():
+    assert LADDER.compose(Recipe(), NUMBERS).batch_size == LARGEST
+
+
+def test_the_titles_carry_their_numbers():
+    for number in NUMBERS:
+        assert LADDER.rung(number).__doc__.startswith(f"{number}. {LADDER.title(number)}.")
+        assert f"step{number:02d}_" in LADDER.rung(number).__name__

@@ -1,0 +1,256 @@
+"""A rung that dies, hangs, or breaks costs its own row; no process is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from common.device import describe
+from common.display import Display
+from common.errors import UserError
+from common.ladder import NotInEffect
+from common.measure import Settings, measure
+from common.presets import PRESETS, baseline
+from common.records import Records
+from common.runner import Climb, Plan
+from common.table import to_frame
+from steps.run import write_results
+from tests import faulty
+from tests.conftest import PROJECT, last_json, run
+
+
+@pytest.fixture(scope="module")
+def faulty_climb(tmp_path_factory):
+    """The records of the faulty ladder, and where they are."""
+    store = Records(tmp_path_factory.mktemp("faulty") / "records.jsonl")
+    plan = Plan(
+        ladder=faulty.LADDER,
+        baseline=baseline("tiny"),
+        device=describe("cpu"),
+        settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
+        numbers=tuple(range(faulty.LADDER.top + 1)),
+        preset="tiny",
+        timeout=15.0,
+        search_s=1.0,
+        windows=100,
+    )
+    with Display(len(plan.numbers)) as display:
+        climb = Climb(plan, store, display)
+        climb.run()
+    return store.read(), store
+
+
+def test_every_fault_costs_its_own_row(faulty_climb):
+    records, _ = faulty_climb
+    seen = {r["name"]: (r["status"], r["reason"]) for r in records}
+    assert seen["baseline"] == ("ok", "")
+    assert seen["Refuses"] == ("failed", "not in effect: the probe saw nothing")
+    assert seen["Dies"][0] == "failed"
+    assert "SIGKILL" in seen["Dies"][1]
+    assert seen["Hangs"] == ("timeout", "still running after 15 s")
+    assert seen["Runs out"] == ("oom", "OutOfMemoryError: tried to allocate a moon")
+    assert seen["Breaks"] == ("failed", "ZeroDivisionError: a rung of straw")
+    assert seen["Leaves"][0] == "failed"
+    assert "exit status 3" in seen["Leaves"][1]
+    assert seen["Does not apply"] == ("n/a", "not on this planet")
+    assert seen["Fine"] == ("ok", "")
+
+
+def test_what_did_not_work_is_not_carried_up(faulty_climb):
+    assert faulty_climb[0][-1]["applied"] == [8]
+
+
+def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
+    frame = to_frame(faulty_climb[0])
+    measured = frame["status"] == "ok"
+    assert frame.loc[~measured, ["tok_per_s", "loss", "peak_reserved_gib"]].isna().all(axis=None)
+    assert frame.loc[measured, "tok_per_s"].notna().all()
+    write_results(faulty_climb[0], tmp_path)
+    assert all(path.stat().st_size for path in tmp_path.iterdir())
+
+
+def test_a_recompile_inside_the_window_voids_the_rung():
+    """The probe runs last before the window; here it changes what the graph was compiled for."""
+
+    def meddle(run):
+        run.model.dropout.p = 0.25
+        return {}
+
+    settings = Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2)
+    with pytest.raises(NotInEffect, match="compiled again inside the timed window"):
+        measure(replace(baseline("tiny"), compile=True), settings, meddle)
+
+
+def test_no_process_is_left_behind(faulty_climb):
+    children = [p for p in psutil.process_iter(["cmdline"]) if "common.child" in p.info["cmdline"]]
+    assert children == []
+
+
+def test_records_hold_what_a_number_needs(tiny_ladder):
+    records = Records(tiny_ladder[0] / "records.jsonl").read()
+    top = records[-1]
+    assert len(records) == 11
+    assert len(top["measurement"]["step_s"]) == PRESETS["tiny"].steps
+    assert top["versions"]["torch"]
+    assert top["machine"]["cpu"]
+    assert top["recipe"]["dtype"] == "torch.bfloat16"
+    assert top["recipe"]["attention"] == "steps.step07_flash_attention.FlashAttention"
+    assert len(top["measurement"]["text_sha256"]) == 64
+    assert "steps.run" in top["command"]
+
+
+def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
+    out, done = tiny_ladder
+    assert done.returncode == 0, done.stderr
+    said = last_json(done)
+    assert (said["ok"] + said["n/a"], said["failed"]) == (11, 0)
+    records = {r["rung"]: r for r in Records(out / "records.jsonl").read()}
+    proof = {
+        n: r["measurement"]["in_effect"].get(str(n))
+        for n, r in records.items()
+        if n and r["status"] == "ok"
+    }
+    assert proof[7] == "flash"
+    assert proof[8] == "1 graph, 0 breaks"
+    assert proof[9] == "50,304 rows"
+    assert records[2]["status"] == records[4]["status"] == "n/a"
+    assert records[10]["recipe"]["batch_size"] > records[9]["recipe"]["batch_size"]
+    assert records[10]["note"].startswith("search ended")
+    assert all(float(said[k]) >= 0 for k in ("wall_s", "runner_s"))
+    for name in ("ladder.csv", "ladder.md", "ladder.png"):
+        assert (out / name).stat().st_size > 500
+
+
+def test_output_is_80_columns_wide(tiny_ladder):
+    lines = tiny_ladder[1].stdout.splitlines()[:-1]
+    assert max(map(len, lines)) <= 80
+
+
+def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder):
+    records = {r["rung"]: r for r in Records(tiny_ladder[0] / "records.jsonl").read()}
+    losses = {n: r["measurement"].get("losses") for n, r in records.items()}
+    assert losses[0] == losses[1]
+    assert losses[3] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[5] == pytest.approx(losses[1], rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("compiler", "status", "code"), [("/no/such/g++", "n/a", 0), ("/bin/false", "failed", 1)]
+)
+def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
+    done = run(
+        *("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
+        *("--out", str(tmp_path)),
+        CXX=compiler,
+        TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"),
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    base, compiled = Records(tmp_path / "records.jsonl").read()
+    assert base["status"] == "ok"
+    assert compiled["status"] == status
+    assert compiled["reason"]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def start_ladder(out, *more: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "steps.run", "--preset", "tiny", "--device", "cpu", *more]
+    return subprocess.Popen(
+        [*command, "--out", str(out)],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_records(out, count: int) -> None:
+    deadline = time.monotonic() + 120
+    path = out / "records.jsonl"
+    while not path.exists() or path.read_text().count("\n") < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def children_of(process: subprocess.Popen) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_ctrl_c_keeps_what_is_done(tmp_path):
+    ladder = start_ladder(tmp_path)
+    wait_for_records(tmp_path, 1)
+    time.sleep(1.0)
+    children = children_of(ladder)
+    ladder.send_signal(signal.SIGINT)
+    stdout, stderr = ladder.communicate(timeout=60)
+    assert ladder.returncode == 130
+    assert "Traceback" not in stderr
+    said = json.loads(stdout.splitlines()[-1])
+    assert said["interrupted"]
+    assert said["ok"] >= 1
+    assert "baseline" in stdout
+    assert not any(child.is_running() for child in children)
+
+
+def test_a_killed_runner_leaves_no_child(tmp_path):
+    ladder = start_ladder(tmp_path)
+    wait_for_records(tmp_path, 1)
+    time.sleep(1.0)
+    children = children_of(ladder)
+    assert children
+    ladder.kill()
+    ladder.communicate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+
+
+def test_a_killed_child_costs_one_row(tmp_path):
+    ladder = start_ladder(tmp_path, "--only", "0,1")
+    deadline = time.monotonic() + 60
+    while not (children := children_of(ladder)):
+        assert time.monotonic() < deadline
+    time.sleep(1.0)
+    children[0].kill()
+    ladder.communicate(timeout=120)
+    assert ladder.returncode == 1
+    first, second = Records(tmp_path / "records.jsonl").read()
+    assert (first["status"], second["status"]) == ("failed", "ok")
+    assert "SIGKILL" in first["reason"]
+
+
+def test_records_skip_a_half_written_line_and_go_on_after_it(tmp_path):
+    store = Records(tmp_path / "records.jsonl")
+    store.append({"schema": 1, "run_id": "a", "rung": 0})
+    with store.path.open("a") as file:
+        file.write('{"schema": 1, "run_id": "a", "ru')
+    store.append({"schema": 1, "run_id": "a", "rung": 1})
+    assert [record["rung"] for record in store.read()] == [0, 1]
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        Records(tmp_path / "records.jsonl").append({"schema": 1})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no records"),
+        ('{"a": 1}\n', "not a file of this project's records"),
+        ('{"schema": 99, "run_id": "x"}\n', "newer version"),
+    ],
+)
+def test_what_is_not_a_records_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "records.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        Records(path).read()

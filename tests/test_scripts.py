@@ -1,0 +1,111 @@
+"""The three scripts are the ladder's foot, its top, and its top on many devices."""
+
+import difflib
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from common.recipe import Recipe
+from steps import LADDER
+from tests.conftest import PROJECT, run
+
+FOOT, TOP, MANY = "00_orig", "01_opt_single_gpu", "02_opt_multi_gpu_ddp"
+TINY = ("--preset", "tiny", "--device", "cpu", "--max-steps", "20")
+LINE = re.compile(
+    r"Ep 1, Step 0000(\d\d), Train: (\d+\.\d{3}), Val: (\d+\.\d{3}), "
+    r"Step tok/sec: (\d+), Avg tok/sec: (\d+)(, Per device: \d+)?$"
+)
+
+
+def recipe_of(script: str) -> Recipe:
+    return importlib.import_module(script).RECIPE
+
+
+def changed_lines(before: str, after: str) -> list[str]:
+    texts = [(PROJECT / f"{name}.py").read_text().splitlines() for name in (before, after)]
+    return [line for line in difflib.ndiff(*texts) if line.startswith("+ ")]
+
+
+def test_foot_and_top_are_the_ladders():
+    assert recipe_of(FOOT) == Recipe()
+    assert recipe_of(TOP) == LADDER.compose(Recipe(), range(1, LADDER.top + 1))
+    assert recipe_of(MANY) == recipe_of(TOP)
+
+
+def test_the_scripts_differ_by_ten_ideas_and_then_by_distribution():
+    assert len(changed_lines(FOOT, TOP)) <= 20
+    assert len(changed_lines(TOP, MANY)) <= 3
+
+
+def check_output(stdout: str) -> list[re.Match]:
+    lines = stdout.splitlines()
+    assert lines[0].startswith("PyTorch version: 2.")
+    assert lines[1] == "Using cpu"
+    assert lines[2] == ""
+    rows = [match for line in lines if (match := LINE.match(line))]
+    assert [row[1] for row in rows] == ["00", "15", "19"]
+    assert rows[0][5] == "0"  # the first step, which may compile, is in no average
+    assert int(rows[1][5]) > 0
+    assert float(rows[-1][3]) < float(rows[0][3])
+    assert any(line.startswith("Every effort moves you") for line in lines)
+    assert re.match(r"Allocated memory: \d+\.\d{4} GB", lines[-2])
+    assert re.match(r"Reserved memory: \d+\.\d{4} GB", lines[-1])
+    return rows
+
+
+def test_foot_and_top_train_and_hand_over_a_checkpoint(tmp_path):
+    plot, saved = tmp_path / "loss.png", tmp_path / "model.pt"
+    foot = run(f"{FOOT}.py", *TINY, "--plot", str(plot), "--save", str(saved))
+    assert foot.returncode == 0, foot.stderr
+    rows = check_output(foot.stdout)
+    assert plot.stat().st_size > 5_000
+    top = run(f"{TOP}.py", *TINY, "--batch-size", "2", "--plot", str(plot), "--load", str(saved))
+    assert top.returncode == 0, top.stderr
+    loaded = check_output(top.stdout)
+    assert float(loaded[0][3]) <= float(rows[-1][3]) + 0.02  # goes on from where the foot ended
+
+
+def test_the_top_finds_its_batch(tmp_path):
+    done = run(f"{TOP}.py", *TINY, "--plot", str(tmp_path / "loss.png"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^batch \d+ \(the search ended at .+\)$", done.stdout, re.MULTILINE)
+
+
+def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
+    """The clock runs around training steps only: two seconds of evaluation a time do not show."""
+    slow = (
+        "import sys, time, importlib, common.train as train\n"
+        "quick = train.evaluate\n"
+        "train.evaluate = lambda *a: (time.sleep(1.0), quick(*a))[1]\n"
+        f"sys.argv = ['{FOOT}.py', *{TINY!r}, '--plot', r'{tmp_path / 'loss.png'}']\n"
+        f"script = importlib.import_module('{FOOT}')\n"
+        "train.main(script.RECIPE, script.__doc__)\n"
+    )
+    done = run("-c", slow)
+    assert done.returncode == 0, done.stderr
+    rows = check_output(done.stdout)
+    step_s = 15 * 2 * 64 / int(rows[1][5]) / 15  # seconds a step by the printed rate
+    assert step_s < 1.0  # 2 s of evaluation in the 15 steps would alone make 0.13 s of each
+    quick = run(f"{FOOT}.py", *TINY, "--plot", str(tmp_path / "loss.png"))
+    ratio = int(check_output(quick.stdout)[1][5]) / int(rows[1][5])
+    assert ratio < 2.0  # with the evaluation inside the clock it is above 3 on any machine here
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ddp_trains_under_torchrun(tmp_path, processes):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    script = [f"{MANY}.py", *TINY, "--batch-size", "2", "--plot", str(tmp_path / "loss.png")]
+    done = subprocess.run(
+        [*command, f"--nproc_per_node={processes}", *script],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = check_output(done.stdout)
+    assert bool(rows[0][6]) == (processes > 1)
+    assert "Warning: destroy_process_group" not in done.stderr
