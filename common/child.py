@@ -15,10 +15,13 @@ from dataclasses import asdict
 
 import torch
 
+from common.ceilings import measure_ceilings
+from common.compiler import forget_graphs
+from common.equivalence import NotEquivalent, check
 from common.errors import UserError
 from common.ladder import NotInEffect
-from common.measure import Settings, measure
-from common.recipe import Recipe
+from common.measure import Disturbed, Settings, measure
+from common.recipe import Numerics, Recipe
 
 
 def main() -> None:
@@ -30,29 +33,56 @@ def main() -> None:
     def report(phase: str) -> None:
         print(json.dumps({"phase": phase}), file=events)
 
-    print(json.dumps(run_job(job, report)), file=events)
+    print(json.dumps(guarded(job, report)), file=events)
 
 
-def run_job(job: dict, report) -> dict:
-    """Measure the job's recipe. Returns status, reason, and, where ok, the measurement."""
+def guarded(job: dict, report) -> dict:
+    """Do the job: its result with status "ok", or the status and reason of what stopped it."""
+    try:
+        result = ceilings(job) if job["kind"] == "ceilings" else rung(job, report)
+        return {"status": "ok", "reason": "", **result}
+    except NotInEffect as error:
+        return {"status": "failed", "reason": f"not in effect: {error}"}
+    except NotEquivalent as error:
+        return {"status": "failed", "reason": f"not equivalent: {error}"}
+    except Disturbed as error:
+        return {"status": "disturbed", "reason": str(error)}
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    except Exception as error:  # a rung that breaks costs its own row, whatever broke it
+        traceback.print_exc()
+        return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
+
+
+def ceilings(job: dict) -> dict:
+    recipe, settings = Recipe.from_json(job["recipe"]), Settings.from_json(job["settings"])
+    device = torch.device(settings.device)
+    return {"ceilings": measure_ceilings(recipe, settings.shape, device, job["formats"])}
+
+
+def rung(job: dict, report) -> dict:
+    """Check the job's recipe, where the job says against what, and measure it."""
     ladder = importlib.import_module(job["ladder"]).LADDER if job["applied"] else None
     rungs = {number: ladder.rung(number) for number in job["applied"]}
 
     def probe(run) -> dict[str, str]:
         return {str(number): rung.in_effect(run) for number, rung in rungs.items()}
 
-    try:
-        recipe = Recipe.from_json(job["recipe"])
-        settings = Settings.from_json(job["settings"])
-        measurement = measure(recipe, settings, probe, report)
-        return {"status": "ok", "reason": "", "measurement": asdict(measurement)}
-    except NotInEffect as error:
-        return {"status": "failed", "reason": f"not in effect: {error}"}
-    except UserError as error:
-        return {"status": "failed", "reason": str(error)}
-    except Exception as error:  # a rung that breaks costs its own row, whatever broke it
-        traceback.print_exc()
-        return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
+    recipe, settings = Recipe.from_json(job["recipe"]), Settings.from_json(job["settings"])
+    result = {}
+    if "check" in job:
+        report("checking equivalence")
+        against = job["check"]
+        found = check(
+            recipe,
+            Recipe.from_json(against["below"]),
+            Recipe.from_json(against["baseline"]),
+            Numerics(against["numerics"]),
+            torch.device(settings.device),
+        )
+        result["equivalence"] = found.to_json()
+        forget_graphs()  # the small model's must not count as this one's
+    return result | {"measurement": asdict(measure(recipe, settings, probe, report))}
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import sys
 
 import torch
 
@@ -25,5 +26,14 @@ def missing_compiler(device) -> str | None:
 
 def compiled_graphs() -> tuple[int, int]:
     """(graphs compiled, graph breaks) so far in this process."""
+    if "torch._dynamo" not in sys.modules:  # importing it takes a second
+        return 0, 0
     counters = torch._dynamo.utils.counters  # documented by torch as its debugging counters
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+def forget_graphs() -> None:
+    """Drop what was compiled in this process so far, and its count."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()

@@ -54,12 +54,9 @@ class DeviceFacts:
 
     def peak_flops(self, recipe) -> float | None:
         """Dense peak in FLOP/s for the number format the recipe multiplies in; None if unknown."""
-        kind = str(recipe.dtype).removeprefix("torch.")
-        if kind == "float32" and recipe.matmul_precision == "high":
-            kind = "tf32"
         for pattern, peaks in PEAK_TFLOPS.items():
             if re.search(rf"\b(?:{pattern})\b", self.name):
-                return peaks[kind] * 1e12 if kind in peaks else None
+                return peaks[recipe.format] * 1e12 if recipe.format in peaks else None
         return None
 
 

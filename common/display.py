@@ -5,17 +5,17 @@ import time
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from common.table import text_line, to_frame
+from common.table import progress_line
 
 
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, rounds: int = 1) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self.total, self.seconds, self.records = total, [], []
-        self.begun = time.perf_counter()
-        self.title = ""
+        self.left, self.rounds, self.seconds = total, rounds, []
+        self.turn, self.begun, self.title = 0, 0.0, ""
+        self.finished = 0
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -34,31 +34,38 @@ class Display:
     def __exit__(self, *exception) -> None:
         self.progress.stop()
 
-    def begin(self, number: int, name: str) -> None:
-        self.begun = time.perf_counter()
-        self.title = f"{number}  {name}"
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def begin(self, turn: int, series: str, number: int, name: str) -> None:
+        if turn != self.turn and self.rounds > 1:
+            ahead = f", {self.time_left()}" if self.time_left() else ""
+            self.say(f"round {turn} of {self.rounds}{ahead}")
+        self.turn, self.begun = turn, time.perf_counter()
+        self.title = f"{number}  {name}" + ("" if series == "ladder" else f" ({series})")
         self.progress.reset(self.task, description=self.title, left=self.time_left())
 
     def phase(self, text: str) -> None:
         self.progress.update(self.task, description=f"{self.title}: {text}")
 
+    def skip(self) -> None:
+        """The rung said all it had to say in an earlier round."""
+        self.left -= 1
+
     def finish(self, record: dict) -> None:
         """Print the rung's line, with the time left behind it where no live line shows it."""
-        if record["wall_s"]:
-            self.seconds.append(time.perf_counter() - self.begun)
-        else:
-            self.total -= 1
-        self.records.append(record)
-        frame = to_frame(self.records)
-        line = text_line(frame[frame["rung"] == record["rung"]].iloc[-1].to_dict())
-        self.console.print(line, markup=False)
-        if not self.console.is_terminal and (left := self.time_left()):
-            self.console.print(f"   {left}", markup=False)
+        self.left -= 1
+        self.finished += 1
+        if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
+            self.seconds.append(took)
+        of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
+        self.say(progress_line(record) + of_series)
+        if not self.console.is_terminal and self.finished % 4 == 0 and self.time_left():
+            self.say(f"   {self.time_left()}")
 
     def time_left(self) -> str:
         """An estimate from the mean of the rungs so far; empty before the first and at the end."""
-        count = self.total - len(self.seconds)
-        if not self.seconds or count <= 0:
+        if not self.seconds or self.left <= 0:
             return ""
-        left = count * sum(self.seconds) / len(self.seconds)
+        left = self.left * sum(self.seconds) / len(self.seconds)
         return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

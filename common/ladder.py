@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
-from common.recipe import Recipe
+from common.recipe import Numerics, Recipe
 
 
 class NotInEffect(Exception):
@@ -32,6 +32,10 @@ class Ladder:
         if number == 0:
             return "baseline"
         return re.match(r"\d+\. (.+)\.", self.rung(number).__doc__)[1]
+
+    def numerics(self, number: int) -> Numerics:
+        """What the rung declares; the baseline is only rounded."""
+        return self.rung(number).NUMERICS if number else Numerics.ROUNDING
 
     def compose(self, baseline: Recipe, numbers: Iterable[int]) -> Recipe:
         """The baseline with the changes of the given rungs, in order."""

@@ -71,6 +71,7 @@ def find_largest(
     def attempt(batch: int) -> Outcome:
         report(f"trying batch {batch}")
         job = {
+            "kind": "rung",
             "ladder": "",
             "applied": [],
             "recipe": replace(recipe, batch_size=batch).to_json(),

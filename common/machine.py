@@ -1,5 +1,6 @@
 """What a number was measured on. What cannot be read is None, never 0."""
 
+import hashlib
 import platform
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def machine_facts(device: DeviceFacts) -> dict:
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False),
         "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "ram_gib": round(psutil.virtual_memory().total / GIB, 1),
         "system": f"{platform.system()} {platform.release()}",
     }
@@ -46,8 +48,14 @@ def version_facts() -> dict:
 def commit_facts() -> dict:
     """The commit of this project and whether its files differ from it; results do not count."""
     commit = _git("rev-parse", "HEAD")
-    changed = _git("status", "--porcelain", "--", ".", ":!results")
-    return {"commit": commit, "dirty": bool(changed) if changed is not None else None}
+    files = ("--", ".", ":!results")
+    changed = _git("status", "--porcelain", *files)
+    difference = (_git("diff", "HEAD", *files) or "") + (changed or "")
+    return {
+        "commit": commit,
+        "dirty": bool(changed) if changed is not None else None,
+        "changes": hashlib.sha256(difference.encode()).hexdigest()[:12] if changed else "",
+    }
 
 
 def command_line() -> str:

@@ -5,6 +5,7 @@ batch, copying it, forward, backward, update. The device is synchronised at the 
 only; on CUDA and XPU the steps between are timed by events that the device itself records.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,6 @@ from common.build import Run, build, train_step
 from common.compiler import compiled_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
 from common.device import GIB, PeakMemory, synchronize
-from common.ladder import NotInEffect
 from common.recipe import Recipe, Shape
 
 DATA_SEED = 7  # the same windows in the same order at every rung
@@ -48,14 +48,19 @@ class Measurement:
     window_s: float  # host time from edge to edge, both synchronised
     first_step_s: float  # compilation included
     data_wait_s: float  # host time in the window spent waiting for batches
-    losses: list[float]  # training loss in nats of each timed step
+    losses: list[float]  # training loss in nats of every step, warm-up first
     tokens_per_step: int
     peak_reserved_gib: float
     peak_allocated_gib: float | None  # None: not counted on this device
+    cpu_share: float  # of this machine's cores, that this process used in the window
     text_sha256: str
     text_source: str
     in_effect: dict[str, str] = field(default_factory=dict)  # by rung number
     startup_s: float = 0.0  # from the window's side: everything before the first step
+
+
+class Disturbed(Exception):
+    """Something in the timed window makes its figure void. Measuring again may help."""
 
 
 class HostClock:
@@ -119,7 +124,7 @@ def measure(
     """Train for a few steps and time them.
 
     `probe` looks at the run before the clock starts and raises NotInEffect to stop it; `report`
-    is told each phase as it begins.
+    is told each phase as it begins. Raises Disturbed if the window turns out to be void.
     """
     begin = time.perf_counter()
     report("building")
@@ -129,12 +134,13 @@ def measure(
     headroom = torch.empty(int(settings.headroom_gib * GIB), dtype=torch.uint8, device=device)
     run = build(recipe, settings.shape, device)
     batches = iter(make_loader(windows, recipe, Endless(windows, DATA_SEED)))
-    losses, data_wait = [], [0.0]
+    losses, data_wait, seen = [], [0.0], []
 
     def step() -> None:
         asked = time.perf_counter()
         run.batch = next(batches)
         data_wait[0] += time.perf_counter() - asked
+        seen.append(run.batch[0])  # kept for the audit; token ids are small
         losses.append(train_step(run, *to_device(recipe, device, *run.batch)))
 
     report("first step")
@@ -151,17 +157,19 @@ def measure(
     in_effect = probe(run)
 
     report("timing")
-    losses.clear()
     data_wait[0] = 0.0
+    weights = run.inner.head.weight.detach().clone()
     memory = PeakMemory(device)
     memory.reset()
+    cpu_before = time.process_time()
     step_s, window_s = time_steps(
         step, settings.steps, make_clock(device), lambda: synchronize(device)
     )
+    cpu_s = time.process_time() - cpu_before
+    report("timed")
     reserved, allocated = memory.read()
     del headroom
-    if compiled_graphs()[0] != run.graphs:
-        raise NotInEffect("the model was compiled again inside the timed window")
+    audit(run, seen, weights)
     return Measurement(
         step_s=step_s,
         window_s=window_s,
@@ -170,9 +178,27 @@ def measure(
         losses=[loss.item() for loss in losses],
         tokens_per_step=recipe.batch_size * settings.shape.context,
         peak_reserved_gib=reserved,
+        cpu_share=cpu_s / window_s / (os.cpu_count() or 1),
         peak_allocated_gib=allocated,
         text_sha256=text.sha256,
         text_source=text.source,
         in_effect=in_effect,
         startup_s=startup_s,
     )
+
+
+def audit(run: Run, seen: list[torch.Tensor], weights_before: torch.Tensor) -> None:
+    """Did the window really train? Raises Disturbed if not.
+
+    `seen`: the inputs of every step, on the host; `weights_before`: the head's, before the window.
+    """
+    if compiled_graphs()[0] != run.graphs:
+        raise Disturbed("the model was compiled again inside the timed window")
+    updates = {int(state["step"]) for state in run.optimizer.state.values()}
+    if updates != {len(seen)}:
+        raise Disturbed(f"{len(seen)} steps made {sorted(updates)} updates of the parameters")
+    if torch.equal(run.inner.head.weight, weights_before):
+        raise Disturbed("the weights did not change in the timed window")
+    repeated = sum(torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    if repeated and len(seen) > 2:
+        raise Disturbed(f"{repeated} steps were fed the batch of the step before")

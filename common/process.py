@@ -11,16 +11,28 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Watch(Protocol):
+    """Looks at the device from this process while a child times its steps."""
+
+    def start(self, child_pid: int) -> None: ...
+
+    def stop(self) -> dict: ...
 
 
 @dataclass(kw_only=True)
 class Outcome:
     """How a child ended."""
 
-    status: str  # ok | oom | failed | timeout
+    status: str  # ok | disturbed | oom | failed | timeout
     reason: str
     wall_s: float  # start to end, seconds
     measurement: dict = field(default_factory=dict)  # empty unless ok
+    equivalence: dict = field(default_factory=dict)  # empty unless the job asked for the check
+    ceilings: dict = field(default_factory=dict)  # empty unless the job asked for them
+    window: dict = field(default_factory=dict)  # what was seen of the device meanwhile
     log: str = ""  # what it wrote to stderr
 
 
@@ -28,9 +40,12 @@ def run_job(
     job: dict,
     timeout: float,
     report: Callable[[str], None] = lambda phase: None,
+    watch: Watch | None = None,
     command: tuple[str, ...] = (sys.executable, "-m", "common.child"),
 ) -> Outcome:
     """Give the job to a fresh process and wait for its result, `timeout` seconds at most.
+
+    `watch` is started when the child says that its timed window begins and stopped when it ends.
 
     Never raises for what the child does; an interrupt ends the child and is passed on.
     """
@@ -43,12 +58,16 @@ def run_job(
             stderr=stderr,
             start_new_session=True,  # its own group: one kill reaches its compile workers, too
         )
-        result: dict = {}
+        result, window = {}, {}
         try:
             child.stdin.write(json.dumps(job).encode() + b"\n")
             child.stdin.flush()
             for event in _events(child.stdout, begin + timeout):
-                if "phase" in event:
+                if event.get("phase") == "timing" and watch:
+                    watch.start(child.pid)
+                elif event.get("phase") == "timed":
+                    window = watch.stop() if watch else {}
+                elif "phase" in event:
                     report(event["phase"])
                 else:
                     result = event
@@ -59,6 +78,8 @@ def run_job(
             result = _how_it_ended(child, begin + timeout, timeout)
         finally:
             _end(child)
+            if watch:
+                watch.stop()  # again, for a child that died inside its window
         stderr.seek(0)
         log = stderr.read().decode(errors="replace")
     if result["reason"] == "?":
@@ -67,7 +88,8 @@ def run_job(
     return Outcome(
         status=result["status"],
         reason=result["reason"],
-        measurement=result.get("measurement", {}),
+        **{k: result[k] for k in ("measurement", "equivalence", "ceilings") if k in result},
+        window=window,
         wall_s=time.perf_counter() - begin,
         log=log,
     )

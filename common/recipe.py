@@ -40,6 +40,12 @@ class Recipe:
     learning_rate: float = 5e-4  # AdamW, constant
     weight_decay: float = 0.1  # AdamW, on all parameters
 
+    @property
+    def format(self) -> str:
+        """The number format of the matrix products: "float32", "tf32", "bfloat16", ..."""
+        allows_tf32 = self.dtype is torch.float32 and self.matmul_precision == "high"
+        return "tf32" if allows_tf32 else str(self.dtype).removeprefix("torch.")
+
     def to_json(self) -> dict:
         """The fields as plain values: classes and dtypes by name."""
         return {field.name: plain(getattr(self, field.name)) for field in fields(self)}

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from common.errors import UserError
@@ -62,3 +64,28 @@ class Records:
             raise UserError(f"{self.path}: holds no records")
         run_id = run_id or records[-1]["run_id"]
         return [record for record in records if record["run_id"] == run_id]
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the folder while a run writes to it. Raises UserError if another run does.
+
+    The system lets go of the lock when its process ends, however that ends.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: runs are not kept apart there
+        yield
+        return
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(f"--out {folder}: {holder} is writing there") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield

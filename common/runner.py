@@ -6,11 +6,13 @@ change is not carried up, and the climb goes on.
 """
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from common.device import DeviceFacts
 from common.display import Display
+from common.gpu_watch import GpuWatch, disturbance
 from common.ladder import Ladder
 from common.largest_batch import find_largest, needs_search
 from common.machine import command_line, commit_facts, machine_facts, version_facts
@@ -18,6 +20,10 @@ from common.measure import Settings
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
+from common.watch import DeviceWatch
+
+LADDER, ALONE, WITHOUT = "ladder", "alone", "without"
+KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,81 +35,175 @@ class Plan:
     device: DeviceFacts
     settings: Settings
     numbers: tuple[int, ...]  # the rungs to measure
-    preset: str
+    alone: tuple[int, ...] = ()  # rungs to measure by themselves on the baseline
+    without: tuple[int, ...] = ()  # rungs to leave out of the full stack
+    rounds: int = 1
+    preset: str = ""
     timeout: float  # seconds for one child
     search_s: float  # seconds for the search of the largest batch, on a CPU
     windows: int  # in the training text
+    note: str = ""
+
+    def jobs(self) -> list[tuple[str, int]]:
+        """(series, rung) of one round, in climbing order."""
+        return [
+            *((LADDER, number) for number in self.numbers),
+            *((ALONE, number) for number in self.alone),
+            *((WITHOUT, number) for number in self.without),
+        ]
+
+    def schedule(self) -> Iterator[tuple[int, str, int]]:
+        """(round, series, rung): up, down, up, so that a machine's drift meets every rung alike."""
+        for turn in range(1, self.rounds + 1):
+            jobs = self.jobs() if turn % 2 else self.jobs()[::-1]
+            yield from ((turn, series, number) for series, number in jobs)
 
 
+@dataclass
+class Prefix:
+    """What one job measures, once it is known: set in the first round, the same in all."""
+
+    applied: list[int]
+    recipe: Recipe | None = None  # None: not to be measured
+    status: str = ""
+    reason: str = ""
+    note: str = ""
+
+
+@dataclass
 class Climb:
     """One run of a ladder. `run` may be interrupted at any moment; what is recorded stays."""
 
-    def __init__(self, plan: Plan, records: Records, display: Display) -> None:
-        self.plan, self.records, self.display = plan, records, display
-        self.dropped: set[int] = set()  # rungs whose change is not carried up
-        self.found_batch: int | None = None
-        self.child_s = 0.0  # seconds in children, for the runner's own share
+    plan: Plan
+    records: Records
+    display: Display
+    dropped: set[int] = field(default_factory=set)  # rungs whose change is not carried up
+    prefixes: dict[tuple[str, int], Prefix] = field(default_factory=dict)
+    batches: dict[tuple[int, ...], int] = field(default_factory=dict)  # found, by applied rungs
+    done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
+    child_s: float = 0.0  # seconds in children, for the runner's own share
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.gpu = GpuWatch(plan.device.type, plan.device.name)
         now = datetime.now(UTC)
-        self.facts = {
-            "schema": SCHEMA,
+        self.run_facts = {
             "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
             "date": now.date().isoformat(),
+            "command": command_line(),
+        }
+        self.facts = {  # a record is kept by --resume only where all of these are the same
+            "schema": SCHEMA,
             "ladder": plan.ladder.name,
             "preset": plan.preset,
-            "command": command_line(),
-            "machine": machine_facts(plan.device),
+            "baseline": plan.baseline.to_json(),
+            "settings": plan.settings.to_json(),
+            "machine": machine_facts(plan.device) | self.gpu.facts(),
             "versions": version_facts(),
             **commit_facts(),
-            "settings": plan.settings.to_json(),
         }
+        self.ceilings: dict = {}
+
+    def resume(self) -> int:
+        """Keep what the file's last run has measured under the same facts. Returns how many."""
+        for record in self.records.read():
+            if any(record.get(key) != value for key, value in self.facts.items()):
+                continue
+            if record["status"] in KEPT:
+                self.run_facts["run_id"] = record["run_id"]
+                self.ceilings = record["ceilings"]
+                self.done[record["round"], record["series"], record["rung"]] = record
+        return len(self.done)
 
     def run(self) -> None:
-        for number in range(self.plan.ladder.top + 1):
-            if number in self.plan.numbers:
-                self.display.begin(number, self.plan.ladder.title(number))
-                record = self.measure(number)
+        if not self.ceilings:
+            self.measure_ceilings()
+        for turn, series, number in self.plan.schedule():
+            self.display.begin(turn, series, number, self.plan.ladder.title(number))
+            record = self.done.get((turn, series, number))
+            if record:
+                self.recall(record)
+            else:
+                record = self.measure(turn, series, number)
+                if record is None:
+                    self.display.skip()
+                    continue
                 self.records.append(record)
-                self.display.finish(record)
-            elif number and self.refusal(number):
+                self.done[turn, series, number] = record
+            self.display.finish(record)
+
+    def recall(self, record: dict) -> None:
+        """Take over what a kept record decided."""
+        key, applied = (record["series"], record["rung"]), record["applied"]
+        recipe = Recipe.from_json(record["recipe"]) if record["recipe"] else None
+        self.prefixes[key] = Prefix(
+            applied, recipe, record["status"], record["reason"], record["note"]
+        )
+        if record["series"] == LADDER and recipe is None:
+            self.dropped.add(record["rung"])
+        if recipe and record["searched"]:
+            self.batches[tuple(applied)] = recipe.batch_size
+
+    def measure(self, turn: int, series: str, number: int) -> dict | None:
+        """One rung, once: its record. None where an earlier round already said all there is."""
+        if (series, number) not in self.prefixes:
+            self.prefixes[series, number] = self.compose(series, number)
+        elif self.prefixes[series, number].recipe is None:
+            return None
+        prefix = self.prefixes[series, number]
+        if prefix.recipe is None:
+            return self.record(turn, series, number, prefix)
+        prefix.recipe = self.resolve(prefix)
+        outcome, discarded = self.undisturbed(self.job(series, number, prefix))
+        record = self.record(turn, series, number, prefix, outcome, discarded)
+        if outcome.status != "ok":
+            prefix.recipe = None  # the next rounds need not try it again
+            if series == LADDER and number:
                 self.dropped.add(number)
+        return record
 
-    def refusal(self, number: int) -> str | None:
-        """Why the rung does not apply on top of the rungs below it, or None."""
-        below = self.plan.ladder.compose(self.plan.baseline, self.carried(number))
-        return self.plan.ladder.rung(number).applies(self.plan.device, below)
+    def compose(self, series: str, number: int) -> Prefix:
+        """Which rungs to apply, checking each against the ones below it."""
+        ladder = self.plan.ladder
+        if series == WITHOUT and number in self.dropped:
+            in_order = self.prefixes[LADDER, number]
+            return Prefix([], status="n/a", reason=in_order.reason or in_order.status)
+        below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
+        wanted = {
+            LADDER: [n for n in below if n < number] + [number] * (number > 0),
+            ALONE: [number],
+            WITHOUT: [n for n in below if n != number],
+        }[series]
+        applied = []
+        for candidate in wanted:
+            recipe = ladder.compose(self.plan.baseline, applied)
+            reason = ladder.rung(candidate).applies(self.plan.device, recipe)
+            if reason and candidate != number:
+                if series == LADDER:  # it was not asked to be measured, so nothing dropped it yet
+                    self.dropped.add(candidate)
+                    continue
+                reason = f"then rung {candidate} does not apply: {reason}"
+            if reason:
+                if series == LADDER:
+                    self.dropped.add(number)
+                return Prefix(applied, status="n/a", reason=reason)
+            applied.append(candidate)
+        return Prefix(applied, ladder.compose(self.plan.baseline, applied))
 
-    def carried(self, number: int) -> list[int]:
-        """The rungs below `number` whose changes are in effect there."""
-        return [rung for rung in range(1, number) if rung not in self.dropped]
+    def resolve(self, prefix: Prefix) -> Recipe:
+        """The recipe with LARGEST replaced by the batch that a search finds.
 
-    def measure(self, number: int) -> dict:
-        """One rung, once: its record."""
-        if number and (reason := self.refusal(number)):
-            self.dropped.add(number)
-            return self.record(number, self.carried(number), status="n/a", reason=reason)
-        applied = self.carried(number) + ([number] if number else [])
-        recipe, note = self.resolve(self.plan.ladder.compose(self.plan.baseline, applied), applied)
-        job = {
-            "ladder": self.plan.ladder.name,
-            "applied": applied,
-            "recipe": recipe.to_json(),
-            "settings": self.plan.settings.to_json(),
-        }
-        outcome = self.child(job)
-        if outcome.status != "ok" and number:
-            self.dropped.add(number)
-        return self.record(number, applied, recipe=recipe, outcome=outcome, note=note)
-
-    def resolve(self, recipe: Recipe, applied: list[int]) -> tuple[Recipe, str]:
-        """The recipe with LARGEST replaced by the batch that a search finds, and what ended it."""
-        if not needs_search(recipe):
-            return recipe, ""
-        note = ""
-        if self.found_batch is None:
+        The full stack without one rung keeps the full stack's batch: only one thing may differ.
+        """
+        if not needs_search(prefix.recipe):
+            return prefix.recipe
+        applied = tuple(prefix.applied)
+        full = next((b for k, b in self.batches.items() if set(applied) < set(k)), None)
+        if applied not in self.batches and full is None:
             begin = time.perf_counter()
             found = find_largest(
-                recipe,
-                self.plan.ladder.compose(self.plan.baseline, applied[:-1]).batch_size,
+                prefix.recipe,
+                self.plan.baseline.batch_size,
                 self.plan.settings,
                 windows=self.plan.windows,
                 seconds=self.plan.search_s,
@@ -111,37 +211,103 @@ class Climb:
                 report=self.display.phase,
             )
             self.child_s += time.perf_counter() - begin
-            self.found_batch, note = found.batch_size, f"search ended at {found.why}"
-        return replace(recipe, batch_size=self.found_batch), note
+            self.batches[applied] = found.batch_size
+            prefix.note = f"search ended at {found.why}"
+        return replace(prefix.recipe, batch_size=self.batches.get(applied, full))
+
+    def job(self, series: str, number: int, prefix: Prefix) -> dict:
+        """The child's task; with the equivalence check the first time."""
+        job = {
+            "kind": "rung",
+            "ladder": self.plan.ladder.name,
+            "applied": prefix.applied,
+            "recipe": prefix.recipe.to_json(),
+            "settings": self.plan.settings.to_json(),
+        }
+        if not any((s, n) == (series, number) for _, s, n in self.done):
+            ladder, baseline = self.plan.ladder, self.plan.baseline
+            below = ladder.compose(baseline, [n for n in prefix.applied if n != number])
+            job["check"] = {
+                "baseline": baseline.to_json(),
+                "below": below.to_json(),
+                "numerics": ladder.numerics(number if series == LADDER else 0).value,
+            }
+        return job
+
+    def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
+        """The job's outcome, after one more try if its window was disturbed.
+
+        Also what was discarded: reason and measurement of the first try.
+        """
+        outcome = self.child(job)
+        reason = self.disturbed(outcome)
+        if reason is None:
+            return outcome, []
+        self.display.phase(f"again: {reason}")
+        discarded = [{"reason": reason, "measurement": outcome.measurement}]
+        outcome = self.child(job)
+        if outcome.status == "disturbed":
+            outcome.status = "failed"
+            outcome.reason = f"disturbed twice: {outcome.reason}"
+        return outcome, discarded
+
+    def disturbed(self, outcome: Outcome) -> str | None:
+        if outcome.status == "disturbed":
+            return outcome.reason
+        return disturbance(outcome.window) if outcome.status == "ok" else None
 
     def child(self, job: dict) -> Outcome:
-        outcome = run_job(job, self.plan.timeout, self.display.phase)
+        outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
         self.child_s += outcome.wall_s
         return outcome
 
+    def measure_ceilings(self) -> None:
+        """The device's best, once per run; without it the column stays empty."""
+        self.display.phase("measuring the ceilings")
+        plan, formats = self.plan, ["float32"]
+        if plan.device.vendor == "nvidia" and plan.device.capability >= (8, 0):
+            formats.append("tf32")
+        if plan.device.native_bf16:
+            formats.append("bfloat16")
+        job = {
+            "kind": "ceilings",
+            "recipe": plan.baseline.to_json(),
+            "settings": plan.settings.to_json(),
+            "formats": formats,
+        }
+        self.ceilings = self.child(job).ceilings
+
     def record(
         self,
+        turn: int,
+        series: str,
         number: int,
-        applied: list[int],
-        *,
-        recipe: Recipe | None = None,
+        prefix: Prefix,
         outcome: Outcome | None = None,
-        status: str = "",
-        reason: str = "",
-        note: str = "",
+        discarded: list[dict] = (),
     ) -> dict:
-        """The line that is written for one rung."""
-        return self.facts | {
-            "rung": number,
-            "name": self.plan.ladder.title(number),
-            "status": outcome.status if outcome else status,
-            "reason": outcome.reason if outcome else reason,
-            "note": note,
-            "applied": applied,
-            "recipe": recipe.to_json() if recipe else None,
-            "numerics": self.plan.ladder.rung(number).NUMERICS.value if number else "reference",
-            "flops_per_token": self.plan.settings.shape.flops_per_token(),
-            "peak_flops": self.plan.device.peak_flops(recipe) if recipe else None,
-            "wall_s": outcome.wall_s if outcome else 0.0,
-            "measurement": outcome.measurement if outcome else {},
-        }
+        """The line that is written for one rung and round."""
+        plan, recipe = self.plan, prefix.recipe
+        outcome = outcome or Outcome(status=prefix.status, reason=prefix.reason, wall_s=0.0)
+        again = disturbance(outcome.window) if discarded else None
+        return (
+            self.facts
+            | self.run_facts
+            | {
+                "rung": number,
+                "round": turn,
+                "series": series,
+                "name": plan.ladder.title(number),
+                "note": "; ".join(filter(None, (prefix.note, again and f"disturbed: {again}"))),
+                "applied": prefix.applied,
+                "recipe": recipe.to_json() if recipe else None,
+                "searched": tuple(prefix.applied) in self.batches,
+                "format": recipe.format if recipe else None,
+                "numerics": plan.ladder.numerics(number).value,
+                "flops_per_token": plan.settings.shape.flops_per_token(),
+                "peak_flops": plan.device.peak_flops(recipe) if recipe else None,
+                "ceilings": self.ceilings,
+                "discarded": list(discarded),
+            }
+            | {k: v for k, v in asdict(outcome).items() if k not in ("log", "ceilings")}
+        )

@@ -30,7 +30,7 @@ def in_effect(run: Run) -> str:
     dtypes = {parameter.dtype for parameter in run.model.parameters()}
     if dtypes != {torch.bfloat16}:
         raise NotInEffect(f"parameters are {', '.join(sorted(map(str, dtypes)))}")
-    return "bfloat16 parameters"
+    return "bfloat16"
 
 
 def apply(recipe: Recipe) -> Recipe:

@@ -1,0 +1,103 @@
+"""Before a rung is timed: does it still compute the same thing?
+
+At a small shape on the device at hand, from identical weights and tokens with dropout off, the
+rung's loss and gradients are compared with the baseline's in float64, and held to what the rungs
+on the way declared. A rung that fails is not timed.
+"""
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+from common.build import build
+from common.recipe import Numerics, Recipe, Shape
+
+SHAPE = Shape(layers=2, heads=2, emb_dim=64, context=64, vocab_size=1009)  # a prime: it pads
+BATCH_SIZE = 2
+
+# The worst relative error of a gradient that is still rounding, by the format of the products:
+# about ten times what two layers showed when the rungs were right, and far under what a missing
+# scale, mask, or shortcut makes of them.
+LIMITS = {"float32": 2e-5, "tf32": 2e-2, "bfloat16": 1e-1}
+
+
+class NotEquivalent(Exception):
+    """The rung computes something else than it declares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Equivalence:
+    """Relative errors against the baseline in float64, and the limit they were held to."""
+
+    loss_error: float
+    grad_norm_error: float
+    worst_gradient_error: float
+    worst_gradient: str  # the parameter's name
+    same_as_below: bool  # bit for bit the same loss and gradients as the rung below
+    limit: float
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def check(
+    recipe: Recipe, below: Recipe, baseline: Recipe, numerics: Numerics, device: torch.device
+) -> Equivalence:
+    """Raises NotEquivalent if the recipe is not what its rung declares to be."""
+    exact = device if device.type != "mps" else torch.device("cpu")  # Metal has no float64
+    reference = answers(replace(baseline, dtype=torch.float64, compile=False), exact)
+    own = answers(recipe, device)
+    same = False
+    if numerics is Numerics.EXACT:
+        beneath = answers(below, device)
+        same = all(torch.equal(own[name], beneath[name]) for name in own)
+    errors = {name: relative_error(own[name], reference[name]) for name in own}
+    loss_error = errors.pop("loss")
+    worst = max(errors, key=errors.get)
+    found = Equivalence(
+        loss_error=loss_error,
+        grad_norm_error=abs(norm(own) / norm(reference) - 1),
+        worst_gradient_error=errors[worst],
+        worst_gradient=worst,
+        same_as_below=same,
+        limit=LIMITS[recipe.format],
+    )
+    if not found.worst_gradient_error <= found.limit or not loss_error <= found.limit:  # NaN fails
+        raise NotEquivalent(
+            f"gradient of {worst} is off by {errors[worst]:.1e}, loss by {loss_error:.1e}; "
+            f"allowed: {found.limit:.0e}"
+        )
+    if numerics is Numerics.EXACT and not same:
+        raise NotEquivalent("declared exact, but not bit for bit what the rung below computes")
+    return found
+
+
+def answers(recipe: Recipe, device: torch.device) -> dict[str, torch.Tensor]:
+    """Loss and every gradient over the tokenizer's ids, in float64 on the CPU, by name."""
+    run = build(replace(recipe, dropout=0.0, batch_size=BATCH_SIZE), SHAPE, device)
+    with torch.no_grad():
+        for parameter in run.inner.parameters():
+            parameter.copy_(parameter.bfloat16())  # the same weights in every dtype
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(SHAPE.vocab_size, (BATCH_SIZE, SHAPE.context + 1), generator=generator)
+    ids = ids.to(device)
+    logits = run.model(ids[:, :-1])[..., : SHAPE.vocab_size]
+    if recipe.dtype is not torch.float64:
+        logits = logits.float()  # as precise as the format allows: a bfloat16 loss has 3 digits
+    loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+    loss.backward()
+    found = {"loss": loss.detach()}
+    for name, parameter in run.inner.named_parameters():
+        table = parameter.shape[0] > SHAPE.vocab_size  # padding rows are not compared
+        found[name] = parameter.grad[: SHAPE.vocab_size] if table else parameter.grad
+    return {name: value.cpu().double() for name, value in found.items()}
+
+
+def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    return ((value - reference).norm() / reference.norm()).item()
+
+
+def norm(values: dict[str, torch.Tensor]) -> float:
+    """The norm of all gradients together."""
+    return sum(v.norm().item() ** 2 for name, v in values.items() if name != "loss") ** 0.5

@@ -1,0 +1,49 @@
+"""What else went on while a child timed its steps: seen from the runner, not from the child."""
+
+import psutil
+
+from common.gpu_watch import GpuWatch
+
+
+class HostWatch:
+    """The processor's time, as the system counts it, over a window."""
+
+    def __init__(self) -> None:
+        self.before = None
+
+    def start(self, child_pid: int) -> None:
+        self.before = psutil.cpu_times()
+
+    def stop(self) -> dict:
+        """Shares of all cores' time: busy with anything, and taken by the host of this machine."""
+        if self.before is None:
+            return {}
+        before, after = self.before, psutil.cpu_times()
+        self.before = None
+        passed = sum(after) - sum(before)
+        if not passed:
+            return {"cpu_busy": None, "cpu_steal": None}
+        steal = getattr(after, "steal", None)  # Linux only
+        return {
+            "cpu_busy": 1 - (after.idle - before.idle) / passed,
+            "cpu_steal": None if steal is None else (steal - before.steal) / passed,
+        }
+
+
+class DeviceWatch:
+    """Host and GPU together, as one dictionary; what cannot be read is None."""
+
+    def __init__(self, gpu: GpuWatch) -> None:
+        self.gpu, self.host, self.running = gpu, HostWatch(), False
+
+    def start(self, child_pid: int) -> None:
+        self.running = True
+        self.host.start(child_pid)
+        self.gpu.start(child_pid)
+
+    def stop(self) -> dict:
+        """Empty if it was not started."""
+        if not self.running:
+            return {}
+        self.running = False
+        return self.host.stop() | self.gpu.stop()
