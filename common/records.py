@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import UserError
 
 SCHEMA = 1
+REQUIRED = {"run_id", "ladder", "series", "rung", "round", "status", "applied", "settings"}
 
 
 class Records:
@@ -54,11 +55,11 @@ class Records:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if not isinstance(record, dict) or "schema" not in record:
+            schema = record.get("schema") if isinstance(record, dict) else None
+            if isinstance(schema, int) and schema > SCHEMA:
+                raise UserError(f"{self.path}: written by a newer version (schema {schema})")
+            if schema is None or not record.keys() >= REQUIRED:
                 raise UserError(f"{self.path}: not a file of this project's records")
-            if record["schema"] > SCHEMA:
-                newer = record["schema"]
-                raise UserError(f"{self.path}: written by a newer version (schema {newer})")
             records.append(record)
         if not records:
             raise UserError(f"{self.path}: holds no records")

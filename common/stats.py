@@ -6,7 +6,7 @@ pooled over all rungs of a run, because two or three rounds of one rung alone sa
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -27,36 +27,81 @@ def intervals(
     sqrt(dof / chi-square(dof)), which turns a normal interval into Student's t. NaN where no group
     has two rounds. Source: Efron, Tibshirani 1993, An Introduction to the Bootstrap, chapter 9.
     """
-    pool, dof = [], 0
-    for values in groups.values():
-        if (count := len(values)) > 1:
-            center = sum(values) / count
-            pool += [(value - center) * math.sqrt(count / (count - 1)) for value in values]
-            dof += count - 1
-    if not dof:
-        return dict.fromkeys(groups, (math.nan, math.nan))
-    generator = np.random.default_rng(0)  # the same records give the same intervals
-    tails = ((1 - confidence) / 2, (1 + confidence) / 2)
-    by_count = {}
-    for count in {len(values) for values in groups.values()}:
-        draws = np.median(generator.choice(pool, (REPLICATES, count)), axis=1)
-        draws *= np.sqrt(dof / generator.chisquare(dof, REPLICATES))
-        by_count[count] = np.quantile(draws, tails)
+    noise = Noise(groups.values())
     return {
-        key: tuple(float(np.median(values) + edge) for edge in by_count[len(values)])
+        key: noise.around(float(np.median(values)), (len(values),), confidence)
         for key, values in groups.items()
     }
 
 
-def verdicts(groups: Mapping[K, Sequence[float]]) -> dict[K, str]:
-    """Whether each group of log ratios is above 0, below, or neither.
+def difference_intervals(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]], confidence: float = CONFIDENCE
+) -> dict[K, tuple[float, float]]:
+    """The same around median(second) - median(first), for rounds of two runs apart in time."""
+    noise = Noise(values for pair in pairs.values() for values in pair)
+    return {
+        key: noise.around(float(np.median(b) - np.median(a)), (len(a), len(b)), confidence)
+        for key, (a, b) in pairs.items()
+    }
 
-    Judged together: the confidence is divided among the groups (Bonferroni), so that it is the
-    whole table that errs at most once in twenty.
-    """
-    judged = max(1, len(groups))
-    edges = intervals(groups, 1 - (1 - CONFIDENCE) / judged)
+
+class Noise:
+    """What rounds of the same thing differ by, pooled over groups."""
+
+    def __init__(self, groups: Iterable[Sequence[float]]) -> None:
+        self.pool, self.dof = [], 0
+        for values in groups:
+            if (count := len(values)) > 1:
+                center = sum(values) / count
+                scale = math.sqrt(count / (count - 1))  # residuals are that much too small
+                self.pool += [(value - center) * scale for value in values]
+                self.dof += count - 1
+        self.cache: dict[tuple, np.ndarray] = {}
+
+    def around(
+        self, center: float, counts: tuple[int, ...], confidence: float
+    ) -> tuple[float, float]:
+        """An interval for a median, or for a difference of medians, of so many rounds each."""
+        if not self.dof:
+            return math.nan, math.nan
+        tails = ((1 - confidence) / 2, (1 + confidence) / 2)
+        low, high = np.quantile(self.draws(counts), tails)
+        return center + float(low), center + float(high)
+
+    def draws(self, counts: tuple[int, ...]) -> np.ndarray:
+        if counts not in self.cache:
+            generator = np.random.default_rng(0)  # the same records give the same intervals
+            total = np.zeros(REPLICATES)
+            for count in counts:
+                chosen = generator.choice(self.pool, (REPLICATES, count))
+                signs = generator.choice((-1.0, 1.0), (REPLICATES, 1))  # noise has no direction
+                total += np.median(chosen, axis=1) * signs[:, 0]
+            self.cache[counts] = total * np.sqrt(
+                self.dof / generator.chisquare(self.dof, REPLICATES)
+            )
+        return self.cache[counts]
+
+
+def verdicts(groups: Mapping[K, Sequence[float]]) -> dict[K, str]:
+    """Whether each group of log ratios is above 0, below, or neither, judged together."""
+    edges = intervals(groups, together(len(groups)))
     return {key: verdict(*edges[key]) for key in groups}
+
+
+def difference_verdicts(
+    pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
+) -> dict[K, str]:
+    """The same for two runs: whether the second is faster than the first."""
+    edges = difference_intervals(pairs, together(len(pairs)))
+    return {key: verdict(*edges[key]) for key in pairs}
+
+
+def together(count: int) -> float:
+    """The confidence of one verdict among `count`, so that a table errs once in twenty.
+
+    Source: Bonferroni's inequality.
+    """
+    return 1 - (1 - CONFIDENCE) / max(1, count)
 
 
 def verdict(low: float, high: float) -> str:

@@ -1,0 +1,38 @@
+"""Two runs beside each other: python -m steps.compare A B
+
+A and B are records.jsonl files or folders that hold one. Prints which settings and machine facts
+differ, then the ratio B / A of every rung with its 95 % interval.
+"""
+
+import sys
+
+from common.comparison import compare, differences, read_run
+from common.errors import exit_on_user_error
+from common.options import Parser
+from common.table import cell
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m steps.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("a", metavar="A", help="records of the first run, or their folder")
+    parser.add_argument("b", metavar="B", help="records of the second run, or their folder")
+    options = parser.parse_args(arguments)
+    a, b = read_run(options.a), read_run(options.b)
+    frame = compare(a, b)
+    found = differences(a, b)
+    print("what differs:" if found else "settings, machine, versions, and commit are the same")
+    for fact, one, other in found:
+        print(f"  {fact}: {one} -> {other}")
+    print(f"\n{'':>2} {'rung':<25}{'A tok/s':>9}{'B tok/s':>9}{'B / A':>7}  95 %")
+    for row in frame.to_dict("records"):
+        low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
+        print(
+            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
+            f"{row['tok_per_s_b']:>9,.0f}{row['ratio']:>7.2f}  {low}-{high} {row['verdict']}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        sys.exit(main())

@@ -1,0 +1,122 @@
+"""What will the ladder do on this machine? python -m steps.doctor
+
+One screen: the device, which rungs apply and why others do not, attention backends, compiler,
+memory, cache, and about how long the ladder will take. Measures one step; downloads nothing.
+"""
+
+import math
+import os
+import shutil
+import sys
+import textwrap
+
+import psutil
+import torch
+
+from common.compiler import missing_compiler
+from common.data import cache_dir, read_text
+from common.device import GIB, DeviceFacts, describe_in_child, pick_type
+from common.errors import exit_on_user_error
+from common.measure import Settings
+from common.options import Parser, Workload, add_workload_options, workload
+from common.process import run_job
+from steps import LADDER
+
+PER_CHILD_S = 5.0  # start-up and equivalence check of one child, as seen on a 2-core machine
+PER_COMPILE_S = 30.0  # a cold compilation, likewise
+
+
+def refusals(device: DeviceFacts, work: Workload) -> dict[int, str]:
+    """The rungs that do not apply here, each on top of those below it, and why."""
+    recipe, found = work.recipe, {}
+    for number in range(1, LADDER.top + 1):
+        rung = LADDER.rung(number)
+        if reason := rung.applies(device, recipe):
+            found[number] = reason
+        else:
+            recipe = rung.apply(recipe)
+    return found
+
+
+def attention_backends(device: DeviceFacts) -> str:
+    if device.type == "cuda":
+        backends = torch.backends.cuda
+        names = {
+            "flash": backends.flash_sdp_enabled(),
+            "cudnn": backends.cudnn_sdp_enabled(),
+            "efficient": backends.mem_efficient_sdp_enabled(),
+        }
+        return ", ".join(name for name, on in names.items() if on) or "unfused only"
+    return {"cpu": "flash (without dropout)", "mps": "mps"}.get(device.type, "fused, if built")
+
+
+def seconds_per_step(device: DeviceFacts, work: Workload) -> float | None:
+    """One baseline step, measured in a child; None if it does not run."""
+    settings = Settings(shape=work.shape, device=device.type, steps=1, warmup=2)
+    job = {
+        "kind": "rung",
+        "ladder": LADDER.name,
+        "applied": [],
+        "recipe": work.recipe.to_json(),
+        "settings": settings.to_json(),
+    }
+    outcome = run_job(job, timeout=300.0)
+    return outcome.measurement["step_s"][0] if outcome.status == "ok" else None
+
+
+def estimate(step_s: float, device: DeviceFacts, work: Workload, measured: int) -> float:
+    """Seconds for the default ladder if no rung were faster than the baseline: at most, then."""
+    rounds = 2 if device.type == "cpu" else 3
+    steps = work.defaults.steps + work.defaults.warmup
+    compiling = 0 if missing_compiler(device) else 4 * PER_COMPILE_S
+    children = rounds * (measured + 1)
+    return children * (PER_CHILD_S + steps * step_s) + compiling
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Parser(prog="python -m steps.doctor", description=__doc__.splitlines()[0])
+    add_workload_options(parser)
+    options = parser.parse_args(arguments)
+    device = describe_in_child(pick_type(options.device))
+    work = workload(options, device)
+    refused = refusals(device, work)
+    shape, free = work.shape, psutil.virtual_memory().available / GIB
+    print(f"device      {device.name} ({device.type}, {device.count}), {device.memory_gib:.1f} GiB")
+    print(
+        f"torch       {torch.__version__}, {torch.get_num_threads()} threads, {free:.1f} GiB free"
+    )
+    print(
+        f"workload    {work.preset}: {shape.layers} layers, {shape.heads} heads, "
+        f"width {shape.emb_dim}, context {shape.context}, batch {work.recipe.batch_size}"
+    )
+    print(f"compiler    {missing_compiler(device) or compiler_name(device)}")
+    print(f"attention   {attention_backends(device)}")
+    size = sum(file.stat().st_size for file in cache_dir().glob("*")) / 2**20
+    print(f"text        {read_text(options.text).source}")
+    print(f"cache       {cache_dir()}, {size:.1f} MiB\n")
+    for number in range(LADDER.top + 1):
+        verdict = f"no: {refused[number]}" if number in refused else "yes"
+        line = f"{number:>2}  {LADDER.title(number):<25} {verdict}"
+        print(textwrap.fill(line, 80, subsequent_indent=" " * 30))
+    step_s = seconds_per_step(device, work)
+    if step_s is None:
+        print(f"\nthe baseline does not run at batch {work.recipe.batch_size}: try --batch-size 1")
+        return 1
+    seconds = estimate(step_s, device, work, LADDER.top + 1 - len(refused))
+    print(
+        f"\na baseline step takes {step_s:.2f} s; the ladder at most {math.ceil(seconds / 60)} min"
+    )
+    return 0
+
+
+def compiler_name(device: DeviceFacts) -> str:
+    if device.type == "cpu":
+        return shutil.which(os.environ.get("CXX", "g++"))
+    import triton
+
+    return f"Triton {triton.__version__}"
+
+
+if __name__ == "__main__":
+    with exit_on_user_error():
+        sys.exit(main())
