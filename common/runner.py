@@ -289,7 +289,7 @@ class Climb:
         """The line that is written for one rung and round."""
         plan, recipe = self.plan, prefix.recipe
         outcome = outcome or Outcome(status=prefix.status, reason=prefix.reason, wall_s=0.0)
-        again = disturbance(outcome.window) if discarded else None
+        again = disturbance(outcome.window) if discarded and outcome.status == "ok" else None
         return (
             self.facts
             | self.run_facts

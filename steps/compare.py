@@ -9,7 +9,7 @@ import sys
 from common.comparison import compare, differences, read_run
 from common.errors import exit_on_user_error
 from common.options import Parser
-from common.table import cell
+from common.table import LEGEND, cell
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,8 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
         low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
         print(
             f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
-            f"{row['tok_per_s_b']:>9,.0f}{row['ratio']:>7.2f}  {low}-{high} {row['verdict']}"
+            f"{row['tok_per_s_b']:>9,.0f}{row['ratio']:>7.2f}  {low} to {high}  "
+            f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
         )
+    for verdict in set(frame["verdict"]) & LEGEND.keys():
+        print(f"   ~  {verdict}")
     return 0
 
 

@@ -156,6 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
 def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
     """Measure, write the results, and say what came out. Returns the exit status."""
     store = Records(out / "records.jsonl")
+    if resume and not store.path.exists():
+        raise UserError(f"--resume: {out} holds no records; leave it out for a first run")
     interrupted = False
     with Display(len(plan.jobs()) * plan.rounds, plan.rounds) as display:
         run = Climb(plan, store, display)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,76 @@ def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     out = tmp_path_factory.mktemp("ladder")
     done = run("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--out", str(out))
     return out, done
+
+
+def fake_record(rung: int, turn: int, rate: float, **changes) -> dict:
+    """A record as the runner writes it, of a rung that made `rate` tokens per second."""
+    applied = changes.pop("applied", list(range(1, rung + 1)))
+    recipe = {"batch_size": 2, "dropout": 0.0}
+    record = {
+        "schema": 1,
+        "run_id": "made-up",
+        "date": "2026-01-01",
+        "ladder": "steps",
+        "series": "ladder",
+        "preset": "tiny",
+        "command": "python -m steps.run",
+        "baseline": recipe,
+        "settings": {"shape": asdict(SMALL), "device": "cpu", "steps": 3, "warmup": 2},
+        "machine": {"device_type": "cpu", "device": "Made-up CPU", "threads": 2},
+        "versions": {"torch": "2.13.0"},
+        "commit": "0" * 40,
+        "dirty": False,
+        "changes": "",
+        "rung": rung,
+        "round": turn,
+        "name": f"rung {rung}" if rung else "baseline",
+        "status": "ok",
+        "reason": "",
+        "note": "",
+        "applied": applied,
+        "recipe": recipe,
+        "searched": False,
+        "format": "float32",
+        "numerics": "rounding",
+        "flops_per_token": 1000,
+        "peak_flops": None,
+        "ceilings": {},
+        "discarded": [],
+        "equivalence": {},
+        "window": {},
+        "wall_s": 1.0,
+        "measurement": {
+            "step_s": [32 / rate] * 3,
+            "window_s": 96 / rate,
+            "first_step_s": 1.0,
+            "data_wait_s": 0.0,
+            "losses": [6.0, 5.5, 5.0, 4.5, 4.0],
+            "tokens_per_step": 32,
+            "peak_reserved_gib": 1.0,
+            "peak_allocated_gib": None,
+            "text_sha256": "0" * 64,
+            "text_source": "made up",
+            "in_effect": {str(rung): "yes"},
+            "startup_s": 1.0,
+        },
+    }
+    return record | changes
+
+
+def fake_ladder(rates: dict[int, list[float]], **changes) -> list[dict]:
+    """Records of a ladder: the rates of each rung, one per round."""
+    return [
+        fake_record(rung, turn, rate, **changes)
+        for rung, values in rates.items()
+        for turn, rate in enumerate(values, start=1)
+    ]
+
+
+def write_records(path: Path, records: list[dict]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
 
 
 def last_json(done: subprocess.CompletedProcess) -> dict:

@@ -30,6 +30,10 @@ TINY = ("--preset", "tiny", "--device", "cpu")
         (("--out", "/proc/results", *TINY), "--out /proc/results: cannot be written"),
         (("--steps", "0"), "--steps: 0: must be a whole number from 1 on"),
         (("--warmup", "1"), "--warmup: 1: must be a whole number from 2 on"),
+        (("--rounds", "0"), "--rounds: 0: must be a whole number from 1 on"),
+        (("--without", "0", *TINY), "--without 0: must be a rung from 1 to 10"),
+        (("--without", "3", "--upto", "5", *TINY), "--without: needs the full stack"),
+        (("--attribute", "--only", "1", *TINY), "--attribute: needs the whole ladder"),
         (("--steps", "many"), "--steps: many: must be a whole number"),
         (("--dropout", "1"), "--dropout: 1: must be a number from 0 to below 1"),
         (("--timeout", "0"), "--timeout: 0: must be a number of seconds above 0"),
@@ -97,7 +101,8 @@ def test_the_command_line_is_the_documented_one():
     assert options == {
         *("-h", "--help", "--list", "--upto", "--only", "--preset", "--layers", "--heads"),
         *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),
-        *("--steps", "--warmup", "--timeout", "--out"),
+        *("--steps", "--warmup", "--timeout", "--out", "--rounds", "--attribute", "--without"),
+        "--resume",
     }
 
 

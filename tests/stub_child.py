@@ -1,0 +1,27 @@
+"""A child that answers at once with made-up figures: to test the runner, not the training."""
+
+import json
+import sys
+import time
+
+job = json.loads(sys.stdin.readline())
+time.sleep(0.02)
+answer = {"status": "ok", "reason": "", "ceilings": {"float32": 1e9, "copy": 1e9}}
+if job["kind"] == "rung":
+    measurement = {
+        "step_s": [0.1, 0.1],
+        "window_s": 0.2,
+        "first_step_s": 0.1,
+        "data_wait_s": 0.0,
+        "losses": [3.0, 2.0],
+        "tokens_per_step": 64,
+        "peak_reserved_gib": 1.0,
+        "peak_allocated_gib": None,
+        "text_sha256": "0" * 64,
+        "text_source": "made up",
+        "in_effect": {str(number): "yes" for number in job["applied"]},
+    }
+    answer = {"status": "ok", "reason": "", "measurement": measurement}
+for phase in ("timing", "timed"):
+    print(json.dumps({"phase": phase}), flush=True)
+print(json.dumps(answer), flush=True)

@@ -1,0 +1,120 @@
+"""Tests that try to fool the clock. The number must not move, or the rung must be void."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common import measure as clock
+from common.build import train_step
+from common.data import make_loader
+from common.measure import Disturbed, Settings, measure
+from common.presets import PRESETS, baseline
+from common.watch import HostWatch
+
+RECIPE = baseline("tiny")
+SETTINGS = Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=3, warmup=2)
+
+
+def test_a_slow_loader_start_up_is_outside(monkeypatch):
+    class SlowToStart:
+        def __init__(self, *arguments):
+            self.loader = make_loader(*arguments)
+
+        def __iter__(self):
+            time.sleep(3.0)
+            return iter(self.loader)
+
+    monkeypatch.setattr(clock, "make_loader", SlowToStart)
+    found = measure(RECIPE, SETTINGS)
+    assert found.startup_s > 3.0
+    assert found.window_s < 3.0
+    assert found.first_step_s < 3.0
+
+
+def test_a_slow_loader_is_inside_and_is_named():
+    """Waiting for data is part of a training step, and shows in its own column."""
+
+    class Slow:
+        def __init__(self, *arguments):
+            self.loader = make_loader(*arguments)
+
+        def __iter__(self):
+            for batch in self.loader:
+                time.sleep(0.5)
+                yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "make_loader", Slow)
+        found = measure(RECIPE, SETTINGS)
+    assert found.data_wait_s >= 1.5
+    assert min(found.step_s) > 0.5
+
+
+def test_a_recompilation_in_the_window_voids_it():
+    def meddle(run):  # the probe is the last thing before the window
+        run.model.dropout.p = 0.25
+        return {}
+
+    with pytest.raises(Disturbed, match="compiled again inside the timed window"):
+        measure(replace(RECIPE, compile=True), SETTINGS, meddle)
+
+
+def test_a_step_that_returns_the_previous_output_voids_it(monkeypatch):
+    outputs = []
+
+    def stale(run, inputs, targets):
+        if len(outputs) < 2:  # honest through the warm-up
+            outputs.append(train_step(run, inputs, targets))
+        return outputs[-1]
+
+    monkeypatch.setattr(clock, "train_step", stale)
+    with pytest.raises(Disturbed, match=r"5 steps made \[2\] updates"):
+        measure(RECIPE, SETTINGS)
+
+
+def test_a_step_that_forgets_to_update_voids_it(monkeypatch):
+    def idle(run, inputs, targets):
+        weights = run.inner.head.weight.detach().clone()
+        loss = train_step(run, inputs, targets)
+        with torch.no_grad():
+            run.inner.head.weight.copy_(weights)
+        return loss
+
+    monkeypatch.setattr(clock, "train_step", idle)
+    with pytest.raises(Disturbed, match="weights did not change"):
+        measure(RECIPE, SETTINGS)
+
+
+def test_a_cached_batch_voids_it(monkeypatch):
+    class Cached:
+        def __init__(self, *arguments):
+            self.batch = next(iter(make_loader(*arguments)))
+
+        def __iter__(self):
+            while True:
+                yield self.batch
+
+    monkeypatch.setattr(clock, "make_loader", Cached)
+    with pytest.raises(Disturbed, match="batch of the step before"):
+        measure(RECIPE, SETTINGS)
+
+
+def test_the_parts_of_the_window_add_up():
+    found = measure(RECIPE, SETTINGS)
+    assert len(found.step_s) == SETTINGS.steps
+    assert len(found.losses) == SETTINGS.steps + SETTINGS.warmup
+    assert sum(found.step_s) <= found.window_s
+    assert found.data_wait_s < found.window_s
+    assert 0 < found.cpu_share <= 1.05
+
+
+def test_the_host_watch_counts_this_machine():
+    watch = HostWatch()
+    assert watch.stop() == {}
+    watch.start(1)
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        pass
+    assert 0.0 < watch.stop()["cpu_busy"] <= 1.0

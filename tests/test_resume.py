@@ -1,0 +1,161 @@
+"""A kill at any moment loses at most the rung that was running."""
+
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import process, runner
+from common.device import describe
+from common.display import Display
+from common.errors import UserError
+from common.measure import Settings
+from common.presets import PRESETS, baseline
+from common.records import Records, sole_writer
+from common.runner import Climb, Plan
+from steps import LADDER
+from tests.conftest import run
+from tests.test_runner import start_ladder, wait_for_records
+
+STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
+PLAN = Plan(
+    ladder=LADDER,
+    baseline=baseline("tiny"),
+    device=describe("cpu"),
+    settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
+    numbers=tuple(range(10)),
+    rounds=2,
+    preset="tiny",
+    timeout=30.0,
+    search_s=1.0,
+    windows=100,
+)
+WHOLE = {
+    (turn, n): "n/a" if n in (2, 4) else "ok"
+    for turn in (1, 2)
+    for n in range(10)
+    if turn == 1 or n not in (2, 4)
+}
+
+
+def climb(folder: Path, resume: bool) -> None:
+    """One run of the ladder with children that answer at once."""
+    runner.run_job = lambda job, timeout, report, watch: process.run_job(
+        job, timeout, report, watch, command=STUB
+    )
+    with sole_writer(folder), Display(len(WHOLE)) as display:
+        display.console.quiet = True
+        one = Climb(PLAN, Records(folder / "records.jsonl"), display)
+        if resume:
+            one.resume()
+        one.run()
+
+
+def start(folder: Path, resume: bool) -> multiprocessing.Process:
+    """Forked, so that twenty starts do not import torch twenty times."""
+    forked = multiprocessing.get_context("fork").Process(target=climb, args=(folder, resume))
+    forked.start()
+    return forked
+
+
+def lines(folder: Path) -> list[bytes]:
+    path = folder / "records.jsonl"
+    return path.read_bytes().splitlines() if path.exists() else []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+def test_twenty_kills_at_random_moments_each_resume_to_a_whole_ladder(tmp_path):
+    begin = time.monotonic()
+    (tmp_path / "timing").mkdir()
+    start(tmp_path / "timing", resume=False).join()
+    whole_s = time.monotonic() - begin
+    moments = random.Random(0)
+    kept = 0
+    for trial in range(20):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        victim = start(folder, resume=False)
+        time.sleep(moments.uniform(0.0, whole_s))
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.join()
+        before = [line for line in lines(folder) if line.endswith(b"}")]
+        survivor = start(folder, resume=bool(lines(folder)))
+        survivor.join(60)
+        assert survivor.exitcode == 0
+        after = Records(folder / "records.jsonl").read()
+        assert {(r["round"], r["rung"]): r["status"] for r in after} == WHOLE
+        assert len(after) == len(WHOLE)  # nothing was measured twice
+        assert [line for line in lines(folder) if line.endswith(b"}")][: len(before)] == before
+        kept += len(before)
+    assert kept > 20  # the kills did fall inside runs
+
+
+def test_the_command_resumes_a_killed_ladder(tmp_path):
+    options = ("--only", "0,1", "--rounds", "2")
+    ladder = start_ladder(tmp_path, *options)
+    wait_for_records(tmp_path, 1)
+    ladder.kill()
+    ladder.communicate()
+    (first,) = Records(tmp_path / "records.jsonl").read()
+    command = ("-m", "steps.run", "--preset", "tiny", "--device", "cpu", *options, "--resume")
+    done = run(*command, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert "1 of 4 measurements are kept" in done.stdout
+    records = Records(tmp_path / "records.jsonl").read()
+    assert len(records) == 4
+    assert records[0] == first
+    again = run(*command, "--out", str(tmp_path))
+    assert "4 of 4 measurements are kept" in again.stdout
+    other = run(*command, "--steps", "3", "--out", str(tmp_path))  # another setting: nothing fits
+    assert "0 of 4 measurements are kept" in other.stdout
+
+
+def test_nothing_to_resume_is_a_sentence(tmp_path):
+    done = run("-m", "steps.run", "--preset", "tiny", "--resume", "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert "--resume" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with sole_writer(tmp_path):
+        done = run("-m", "steps.run", "--preset", "tiny", "--only", "0", "--out", str(tmp_path))
+        assert done.returncode == 2
+        assert f"process {os.getpid()} is writing there" in done.stderr
+    assert not (tmp_path / "records.jsonl").exists()
+    with sole_writer(tmp_path):
+        pass  # it was let go
+
+
+def test_the_lock_names_its_holder(tmp_path):
+    writer = sole_writer(tmp_path)
+    with sole_writer(tmp_path), pytest.raises(UserError, match="is writing there"):
+        writer.__enter__()
+
+
+def test_a_disturbed_window_is_measured_once_more(tmp_path, monkeypatch):
+    calls = []
+
+    def disturbed_once(job, timeout, report, watch):
+        calls.append(job)
+        outcome = process.run_job(job, timeout, report, watch, command=STUB)
+        if len(calls) == 2:  # the first is the ceilings'
+            reasons = ["hw_thermal_slowdown"]
+            outcome.window |= {"throttled": True, "clock_event_reasons": reasons}
+        return outcome
+
+    monkeypatch.setattr(runner, "run_job", disturbed_once)
+    plan = replace(PLAN, numbers=(0,), rounds=1)
+    with Display(1) as display:
+        Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
+    (record,) = Records(tmp_path / "records.jsonl").read()
+    assert len(calls) == 3
+    assert record["status"] == "ok"
+    assert "throttled" in record["discarded"][0]["reason"]
+    assert record["discarded"][0]["measurement"]["step_s"] == [0.1, 0.1]
