@@ -4,7 +4,7 @@ import torch
 
 from common.model import GELU, CausalAttention, LayerNorm, StoredMask
 from common.recipe import Recipe
-from common.train import main
+from common.script import main
 
 RECIPE = Recipe(
     mask=StoredMask,

@@ -3,7 +3,7 @@
 import torch
 
 from common.recipe import LARGEST, Recipe
-from common.train import main
+from common.script import main
 from steps.step01_causal_mask import MaskOnTheFly
 from steps.step06_native_layers import NativeGELU
 from steps.step07_flash_attention import FlashAttention

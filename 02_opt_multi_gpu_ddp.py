@@ -2,9 +2,9 @@
 
 import torch
 
-from common.distributed import processes
+from common.distributed import Torchrun
 from common.recipe import LARGEST, Recipe
-from common.train import main
+from common.script import main
 from steps.step01_causal_mask import MaskOnTheFly
 from steps.step06_native_layers import NativeGELU
 from steps.step07_flash_attention import FlashAttention
@@ -24,4 +24,4 @@ RECIPE = Recipe(
 )
 
 if __name__ == "__main__":
-    main(RECIPE, __doc__, processes)
+    main(RECIPE, __doc__, Torchrun())

@@ -6,7 +6,8 @@ from statistics import median
 import pandas as pd
 
 from common import stats
-from common.table import Rates, in_words, markdown_table
+from common.show import in_words, markdown_table
+from common.table import Rates
 
 KINDS = {"in_order": "in order", "alone": "alone", "left_out": "left out"}
 

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from common.table import progress_line
+from common.show import progress_line
 
 
 class Display:

@@ -1,8 +1,13 @@
 """Training on several devices: one process each, started by torchrun."""
 
+import argparse
+import json
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -10,59 +15,173 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.train import World
+from common.options import seconds, whole
+from common.records import append_line
+from common.world import World
 
 HEADROOM_GIB = 1.5  # for NCCL's buffers and DDP's gradient buckets beside the model
+SEARCH_TIMEOUT = timedelta(hours=2)  # the others wait while the first looks for the largest batch
+PREFLIGHT_MIB, PREFLIGHT_REPEATS = 16, 5
+SAME = ("device", "shape", "recipe", "threads", "torch")  # what an efficiency needs to be the same
 
 
-@contextmanager
-def processes(device_type: str) -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them cleanly.
+class Torchrun:
+    """The processes that torchrun started."""
 
-    Raises UserError where torchrun did not start this process or a device is missing.
-    """
-    if "RANK" not in os.environ:
-        raise UserError(
-            "this script is started by torchrun: "
-            "torchrun --nproc_per_node=4 02_opt_multi_gpu_ddp.py (one process per device)"
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        add = parser.add_argument_group("several processes").add_argument
+        wait = "how long one process waits for the others; default: 60"
+        add("--ddp-timeout", type=seconds, default=60.0, metavar="SECONDS", help=wait)
+        bucket = "gradients are sent in buckets of this size; default: 25"
+        add("--bucket-mib", type=whole(1), default=25, metavar="N", help=bucket)
+        graph = "tell DDP that every step uses the same parameters"
+        add("--static-graph", action="store_true", help=graph)
+        rows = Path("results/ddp.jsonl")
+        add("--record", type=Path, default=rows, metavar="FILE", help=f"default: {rows}")
+
+    @contextmanager
+    def join(self, device_type: str, options: argparse.Namespace) -> Iterator[World]:
+        """Join the processes and leave them cleanly.
+
+        Raises UserError where torchrun did not start this process, a device is missing, or another
+        process does not answer in time.
+        """
+        if "RANK" not in os.environ:
+            raise UserError(
+                "this script is started by torchrun: "
+                "torchrun --nproc_per_node=4 02_opt_multi_gpu_ddp.py (one process per device)"
+            )
+        rank, timeout = int(os.environ["RANK"]), timedelta(seconds=options.ddp_timeout)
+        device = bind_device(device_type)
+        try:
+            dist.init_process_group(BACKENDS.get(device_type, "gloo"), timeout=timeout)
+            yield make_world(device, options)
+        except (RuntimeError, dist.DistError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
+                raise
+            reason = str(error).strip().splitlines()[0][:120]
+            raise UserError(
+                f"rank {rank}: another process did not answer within --ddp-timeout "
+                f"{options.ddp_timeout:g} s or is gone ({reason})"
+            ) from error
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
+
+
+def bind_device(device_type: str) -> torch.device:
+    """This process's own device. Raises UserError if there are fewer devices than processes."""
+    if device_type == "cpu":
+        return torch.device("cpu")
+    local_rank, count = int(os.environ["LOCAL_RANK"]), torch.accelerator.device_count()
+    if local_rank >= count:
+        raise UserError(f"--nproc_per_node: more than the {count} {device_type} device(s) here")
+    torch.accelerator.set_device_index(local_rank)
+    return torch.device(device_type, local_rank)
+
+
+def about_others(error: Exception) -> bool:
+    """Whether an error says that another process is late or gone; gloo and NCCL say it in words."""
+    words = ("timed out", "timeout", "connection", "peer", "store", "nccl", "socket", "broken pipe")
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or any(word in said for word in words)
+
+
+def make_world(device: torch.device, options: argparse.Namespace) -> World:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    link = preflight(device)
+    if rank == 0:
+        print(
+            f"All-reduce between {size} process(es) ({dist.get_backend()}): "
+            f"{link['latency_ms']:.2f} ms, {link['gb_per_s']:.2f} GB/s"
         )
-    local_rank = int(os.environ["LOCAL_RANK"])
-    if device_type != "cpu":
-        count = torch.accelerator.device_count()
-        if local_rank >= count:
-            raise UserError(f"--nproc_per_node: more than the {count} {device_type} device(s) here")
-        torch.accelerator.set_device_index(local_rank)
-    dist.init_process_group(
-        "nccl" if device_type == "cuda" else None if device_type == "xpu" else "gloo"
-    )
-    device = torch.device(device_type, local_rank) if device_type != "cpu" else torch.device("cpu")
 
     def wrap(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(
             model,
-            device_ids=None if device_type == "cpu" else [local_rank],
+            device_ids=None if device.type == "cpu" else [device.index],
+            bucket_cap_mb=options.bucket_mib,
             gradient_as_bucket_view=True,  # gradients live in the buckets: no second copy
+            static_graph=options.static_graph,
         )
 
-    def slowest(value: float) -> float:
+    def reduced(value: float, operation) -> float:
         tensor = torch.tensor(value, device=device, dtype=torch.float32)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        dist.all_reduce(tensor, operation)
         return tensor.item()
 
+    patient = dist.new_group(backend="gloo", timeout=SEARCH_TIMEOUT)
+
     def from_first(value: int) -> int:
-        tensor = torch.tensor(value, device=device)
-        dist.broadcast(tensor, src=0)
+        tensor = torch.tensor(value)
+        dist.broadcast(tensor, src=0, group=patient)
         return int(tensor.item())
 
-    try:
-        yield World(
-            rank=dist.get_rank(),
-            size=dist.get_world_size(),
-            local_rank=local_rank,
-            headroom_gib=HEADROOM_GIB,
-            wrap=wrap,
-            slowest=slowest,
-            from_first=from_first,
+    def summary(facts: dict) -> list[str]:
+        choices = {"bucket_mib": options.bucket_mib, "static_graph": options.static_graph}
+        return summarise(facts | choices | {"processes": size, "link": link}, options.record)
+
+    return World(
+        rank=rank,
+        size=size,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        headroom_gib=HEADROOM_GIB,
+        wrap=wrap,
+        slowest=lambda value: reduced(value, dist.ReduceOp.MAX),
+        mean=lambda value: reduced(value, dist.ReduceOp.SUM) / size,
+        from_first=from_first,
+        summary=summary,
+    )
+
+
+def preflight(device: torch.device) -> dict[str, float]:
+    """What an all-reduce costs before training begins: milliseconds for one number, and GB/s.
+
+    GB/s is the rate of each link of a ring, 2 (n - 1) / n bytes sent per byte reduced, as NVIDIA's
+    nccl-tests count it (doc/PERFORMANCE.md there). The first call connects and is not timed.
+    """
+    size = dist.get_world_size()
+    small = torch.ones(1, device=device)
+    large = torch.ones(PREFLIGHT_MIB * 2**18, device=device)  # float32
+    times = {}
+    for name, tensor in (("small", small), ("large", large)):
+        dist.all_reduce(tensor)
+        tensor[0].item()  # waits for the device
+        begin = time.perf_counter()
+        for _ in range(PREFLIGHT_REPEATS):
+            dist.all_reduce(tensor)
+        tensor[0].item()
+        times[name] = (time.perf_counter() - begin) / PREFLIGHT_REPEATS
+    sent = 2 * (size - 1) / size * PREFLIGHT_MIB * 2**20
+    return {"latency_ms": 1e3 * times["small"], "gb_per_s": sent / times["large"] / 1e9}
+
+
+def summarise(row: dict, path: Path) -> list[str]:
+    """Keep the row, and say how it scales against one process measured on the same clock."""
+    lines = [] if row["processes"] == 1 else [efficiency_line(row, path)]
+    append_line(path, row)
+    return lines
+
+
+def efficiency_line(row: dict, path: Path) -> str:
+    alone = None
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            other = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # a half-written line of a killed run
+        if other["processes"] == 1 and all(other[key] == row[key] for key in SAME):
+            alone = other
+    if alone is None:
+        return (
+            "Scaling efficiency: not measured; run it with --nproc_per_node=1 first "
+            f"(OMP_NUM_THREADS={row['threads']}, the same --batch-size)"
         )
-    finally:
-        dist.destroy_process_group()
+    share = row["tok_per_s"] / row["processes"] / alone["tok_per_s"]
+    return (
+        f"Scaling efficiency: {share:.1%} of {row['processes']} x {alone['tok_per_s']:.0f} tok/sec "
+        f"(1 process, {alone['date']})"
+    )

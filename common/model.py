@@ -132,3 +132,19 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.head(self.final_norm(x))
+
+
+def parameter_sizes(shape, vocab_size: int) -> list[int]:
+    """Elements of every parameter, in the order of GPT.parameters(): embedding first, head last."""
+    width = shape.emb_dim
+    norm = [width, width]  # weight, bias
+    attention = [width**2] * 4 + [width]  # query, key, value, output projection and its bias
+    feed_forward = [4 * width**2, 4 * width, 4 * width**2, width]
+    block = [*norm, *attention, *norm, *feed_forward]
+    vocabulary = vocab_size * width
+    return [vocabulary, shape.context * width, *block * shape.layers, *norm, vocabulary]
+
+
+def parameter_count(shape, vocab_size: int) -> int:
+    """All parameters, exactly: 12 L C^2 + 10 L C + 2 C + T C + 2 V C for this model."""
+    return sum(parameter_sizes(shape, vocab_size))

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.attribution import KINDS
-from common.table import describe_run, gain, memory_label
+from common.show import describe_run, gain, memory_label
 
 # Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"

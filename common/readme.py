@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.machine import PROJECT
 from common.records import Records
-from common.table import to_brief_markdown
+from common.show import to_brief_markdown
 
 READMES = ("README.md", "README.ja.md")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)

@@ -12,6 +12,30 @@ SCHEMA = 1
 REQUIRED = {"run_id", "ladder", "series", "rung", "round", "status", "applied", "settings"}
 
 
+def append_line(path: Path, record: dict) -> None:
+    """Add one JSON line and wait until it is on the disk.
+
+    Raises UserError if it cannot be written, on a full disk, say.
+    """
+    line = json.dumps(record).encode() + b"\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            if file.tell() and not _ends_with_newline(path):
+                line = b"\n" + line  # an earlier writer was killed in the middle of its line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
 class Records:
     """An append-only file of JSON lines: a run adds to it, and nothing is ever overwritten."""
 
@@ -19,26 +43,8 @@ class Records:
         self.path = path
 
     def append(self, record: dict) -> None:
-        """Write one line and wait until it is on the disk: a kill loses only the rung at work.
-
-        Raises UserError if it cannot be written, on a full disk, say.
-        """
-        line = json.dumps(record).encode() + b"\n"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b") as file:
-                if file.tell() and not self._ends_with_newline():
-                    line = b"\n" + line  # an earlier writer was killed in the middle of its line
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written ({error.strerror})") from error
-
-    def _ends_with_newline(self) -> bool:
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
+        """Write one record; a kill loses only the rung at work. Raises UserError if it cannot."""
+        append_line(self.path, record)
 
     def read(self, run_id: str | None = None) -> list[dict]:
         """The records of one run, the last in the file by default; half-written lines are skipped.

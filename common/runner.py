@@ -6,68 +6,20 @@ change is not carried up, and the climb goes on.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from common.device import DeviceFacts
 from common.display import Display
 from common.gpu_watch import GpuWatch, disturbance
-from common.ladder import Ladder
 from common.largest_batch import find_largest, needs_search
 from common.machine import command_line, commit_facts, machine_facts, version_facts
-from common.measure import Settings
+from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
-from common.watch import DeviceWatch
+from common.watch import DeviceWatch, cpu_disturbance
 
-LADDER, ALONE, WITHOUT = "ladder", "alone", "without"
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to measure and how."""
-
-    ladder: Ladder
-    baseline: Recipe
-    device: DeviceFacts
-    settings: Settings
-    numbers: tuple[int, ...]  # the rungs to measure
-    alone: tuple[int, ...] = ()  # rungs to measure by themselves on the baseline
-    without: tuple[int, ...] = ()  # rungs to leave out of the full stack
-    rounds: int = 1
-    preset: str = ""
-    timeout: float  # seconds for one child
-    search_s: float  # seconds for the search of the largest batch, on a CPU
-    windows: int  # in the training text
-    note: str = ""
-
-    def jobs(self) -> list[tuple[str, int]]:
-        """(series, rung) of one round, in climbing order."""
-        return [
-            *((LADDER, number) for number in self.numbers),
-            *((ALONE, number) for number in self.alone),
-            *((WITHOUT, number) for number in self.without),
-        ]
-
-    def schedule(self) -> Iterator[tuple[int, str, int]]:
-        """(round, series, rung): up, down, up, so that a machine's drift meets every rung alike."""
-        for turn in range(1, self.rounds + 1):
-            jobs = self.jobs() if turn % 2 else self.jobs()[::-1]
-            yield from ((turn, series, number) for series, number in jobs)
-
-
-@dataclass
-class Prefix:
-    """What one job measures, once it is known: set in the first round, the same in all."""
-
-    applied: list[int]
-    recipe: Recipe | None = None  # None: not to be measured
-    status: str = ""
-    reason: str = ""
-    note: str = ""
 
 
 @dataclass
@@ -254,7 +206,11 @@ class Climb:
     def disturbed(self, outcome: Outcome) -> str | None:
         if outcome.status == "disturbed":
             return outcome.reason
-        return disturbance(outcome.window) if outcome.status == "ok" else None
+        if outcome.status != "ok":
+            return None
+        if self.plan.device.type == "cpu":
+            return cpu_disturbance(outcome.window, outcome.measurement.get("cpu_share"))
+        return disturbance(outcome.window)
 
     def child(self, job: dict) -> Outcome:
         outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
@@ -289,7 +245,7 @@ class Climb:
         """The line that is written for one rung and round."""
         plan, recipe = self.plan, prefix.recipe
         outcome = outcome or Outcome(status=prefix.status, reason=prefix.reason, wall_s=0.0)
-        again = disturbance(outcome.window) if discarded and outcome.status == "ok" else None
+        again = self.disturbed(outcome) if discarded else None
         return (
             self.facts
             | self.run_facts

@@ -1,109 +1,71 @@
 """The three scripts' training loop: evaluates, prints, samples. Only training steps are timed."""
 
-import argparse
-import contextlib
+import collections
+import itertools
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 import torch
-from torch import nn
 from torch.utils.data import DistributedSampler
 
-from common import checkpoint
+from common import weights
 from common.build import build, evaluate, train_step
-from common.compiler import missing_compiler
+from common.checkpoints import Checkpoints, Position
 from common.data import Windows, make_loader, read_text, read_tokens, split, to_device
-from common.device import GIB, describe_in_child, peak_resident_bytes, pick_type, synchronize
-from common.errors import UserError, exit_on_user_error
+from common.device import (
+    GIB,
+    DeviceFacts,
+    peak_resident_bytes,
+    synchronize,
+)
+from common.errors import UserError
 from common.generate import generate
 from common.largest_batch import find_largest, needs_search
 from common.measure import Settings
 from common.options import (
-    Parser,
     Workload,
-    add_workload_options,
-    seconds,
-    whole,
-    workload,
     writable_folder,
 )
 from common.recipe import Recipe
+from common.world import World
 
 PROMPT = "Every effort moves you"
 EVAL_WINDOWS = 8  # of each split: enough for a curve; outside the clock, so it costs no tok/s
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """The processes that train together; by default a single one. See common/distributed.py."""
+class Stopwatch:
+    """Seconds of training steps only: stopped around everything else."""
 
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    headroom_gib: float = 0.0  # device memory that training together takes beside the model
-    wrap: Callable[[nn.Module], nn.Module] = lambda model: model
-    slowest: Callable[[float], float] = lambda value: value  # the largest of all processes' values
-    from_first: Callable[[int], int] = lambda value: value  # the first process's value
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.begun = device, None
+        self.reset()
 
+    def reset(self) -> None:
+        self.seconds, self.steps = 0.0, 0
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    parser = Parser(description=description.strip().splitlines()[0])
-    add_workload_options(parser)
-    group = parser.add_argument_group("training")
-    add = group.add_argument
-    add("--epochs", type=whole(1), default=1, metavar="N", help="passes over the text; default: 1")
-    add("--max-steps", type=whole(1), metavar="N", help="stop after N steps")
-    add("--eval-every", type=whole(1), default=15, metavar="N", help="in steps; default: 15")
-    add("--save", type=Path, metavar="FILE", help="write a checkpoint at the end")
-    add("--load", type=Path, metavar="FILE", help="start from a checkpoint")
-    curve = Path("results/loss.png")
-    add("--plot", type=Path, default=curve, metavar="FILE", help=f"loss curve; default: {curve}")
-    add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="for trying one batch")
-    return parser
+    def start(self) -> None:
+        """Go on, if it is stopped. Waits for the device only then."""
+        if self.begun is None:
+            synchronize(self.device)
+            self.begun = time.perf_counter()
 
-
-def main(recipe: Recipe, description: str, join=lambda device: contextlib.nullcontext(World())):
-    """Train by the recipe, as the command line says.
-
-    `join` opens the context in which the processes train together; the distributed script's own.
-    """
-    with exit_on_user_error():
-        options = make_parser(description).parse_args()
-        device_type = pick_type(options.device)
-        device = describe_in_child(device_type)
-        work = workload(options, device)
-        recipe = for_workload(recipe, work, options)
-        if recipe.compile and (reason := missing_compiler(device)):
-            print(f"training without torch.compile: {reason}", file=sys.stderr)
-            recipe = replace(recipe, compile=False)
-        with join(device_type) as world:
-            try:
-                Trainer(recipe, work, options, device_type, world).train()
-            except torch.OutOfMemoryError as error:
-                raise UserError(
-                    f"--batch-size {options.batch_size or 'by default'}: the device ran out of "
-                    "memory; try a smaller one"
-                ) from error
-            except KeyboardInterrupt:
-                raise SystemExit(130) from None
-
-
-def for_workload(recipe: Recipe, work: Workload, options: argparse.Namespace) -> Recipe:
-    """The script's recipe with the workload's dropout, and its batch unless it is to be found."""
-    if options.batch_size or not needs_search(recipe):
-        recipe = replace(recipe, batch_size=work.recipe.batch_size)
-    return replace(recipe, dropout=work.recipe.dropout)
+    def stop(self) -> None:
+        if self.begun is not None:
+            synchronize(self.device)
+            self.seconds += time.perf_counter() - self.begun
+            self.begun = None
 
 
 class Trainer:
     """One training run and what it prints."""
 
-    def __init__(self, recipe: Recipe, work: Workload, options, device_type: str, world: World):
-        self.options, self.work, self.world = options, work, world
+    def __init__(self, recipe: Recipe, work: Workload, options, facts: DeviceFacts, world: World):
+        self.options, self.work, self.facts, self.world = options, work, facts, world
+        device_type = facts.type
         self.device = torch.device(device_type, None if device_type == "cpu" else world.local_rank)
         self.say(f"PyTorch version: {torch.__version__}\nUsing {device_type}")
         if device_type == "cuda":
@@ -113,7 +75,13 @@ class Trainer:
             if path := getattr(options, option):
                 writable_folder(f"--{option}", path.parent)
         train, validation = split(read_tokens(read_text(options.text)), work.shape)
-        if needs_search(recipe):
+        self.checkpoints = found = None
+        if options.checkpoint:
+            self.checkpoints = Checkpoints(options.checkpoint, world, work.shape, self.say)
+            found = self.checkpoints.latest()
+        if found:  # the batch that was found then: the same tokens in the same order
+            recipe = replace(recipe, batch_size=found.batch_size)
+        elif needs_search(recipe):
             recipe = replace(recipe, batch_size=self.find_batch(recipe, len(train)))
         if recipe.batch_size * world.size > len(train):
             raise UserError(
@@ -122,11 +90,13 @@ class Trainer:
             )
         self.run = build(recipe, work.shape, self.device, world.wrap)
         if options.load:
-            checkpoint.load(self.run, options.load)
+            weights.load(self.run, options.load)
         self.sampler = DistributedSampler(train, world.size, world.rank, drop_last=True)
         self.loader = make_loader(train, recipe, self.sampler)
         self.eval_batches = [self.first_windows(windows) for windows in (train, validation)]
         self.history: list[tuple[int, float, float]] = []  # (step, train loss, validation loss)
+        self.tokens, self.seconds = 0, 0.0  # of all steps but the first
+        self.position = self.checkpoints.load(self.run, found) if found else Position()
 
     def say(self, *parts) -> None:
         if self.world.rank == 0:
@@ -155,50 +125,74 @@ class Trainer:
         return self.world.from_first(batch)
 
     def first_windows(self, windows: Windows) -> list:
-        """The same few windows for every evaluation, in batches that fit beside the training."""
+        """The same few windows for every evaluation, in batches that fit beside the training.
+
+        Shared out among the processes, whose losses are averaged; each has one at least.
+        """
         one_by_one = replace(self.run.recipe, batch_size=1, pin_memory=False)
-        count = min(EVAL_WINDOWS, len(windows))
-        return [batch for batch, _ in zip(make_loader(windows, one_by_one), range(count))]  # noqa: B905
+        loader = make_loader(windows, one_by_one)
+        own = range(self.world.rank, min(EVAL_WINDOWS, len(windows)), self.world.size) or range(1)
+        return [
+            batch
+            for place, batch in enumerate(itertools.islice(loader, EVAL_WINDOWS))
+            if place in own
+        ]
 
     def train(self) -> None:
-        step, tokens, train_s = -1, 0, 0.0  # tokens and seconds leave out the first step
-        batch_tokens = self.run.recipe.batch_size * self.run.shape.context * self.world.size
+        first = self.position
         limit = self.options.max_steps or self.options.epochs * len(self.loader)
-        since, begin = 0, None  # steps and the clock's start since the last evaluation
-        for epoch in range(1, self.options.epochs + 1):
+        watch = Stopwatch(self.device)
+        for epoch in range(first.epoch, self.options.epochs + 1):
             self.sampler.set_epoch(epoch)
             batches = iter(self.loader)
-            for place in range(len(self.loader)):
-                if begin is None:
-                    synchronize(self.device)
-                    begin = time.perf_counter()
-                inputs, targets = to_device(self.run.recipe, self.device, *next(batches))
-                train_step(self.run, inputs, targets)
-                step, since = step + 1, since + 1
-                last = step + 1 == limit
-                end_of_epoch = place + 1 == len(self.loader)
-                if not (step % self.options.eval_every == 0 or last or end_of_epoch):
-                    continue
-                synchronize(self.device)
-                elapsed = self.world.slowest(time.perf_counter() - begin)
-                if step:
-                    tokens, train_s = tokens + since * batch_tokens, train_s + elapsed
-                self.print_line(epoch, step, since * batch_tokens / elapsed, tokens, train_s)
-                since, begin = 0, None
-                if last:
+            done = first.batches if epoch == first.epoch else 0
+            collections.deque(itertools.islice(batches, done), maxlen=0)  # seen before a restart
+            for count in range(done + 1, len(self.loader) + 1):
+                watch.start()
+                train_step(self.run, *to_device(self.run.recipe, self.device, *next(batches)))
+                watch.steps += 1
+                self.position = Position(epoch, count, self.position.steps + 1)
+                ends = self.position.steps >= limit
+                if ends or count == len(self.loader) or self.due():
+                    watch.stop()
+                    self.print_line(watch)
+                if self.save_due(ends):
+                    watch.stop()
+                    self.checkpoints.save(self.run, self.position)
+                if ends:
                     break
-            self.say(generate(self.run, PROMPT) if self.world.rank == 0 else "")
-            if last:
+            watch.stop()
+            if self.world.rank == 0:
+                self.say(generate(self.run, PROMPT))
+            if ends:
                 break
         self.finish()
 
-    def print_line(self, epoch, step, step_rate, tokens, train_s) -> None:
-        train, validation = (evaluate(self.run, batches) for batches in self.eval_batches)
+    def due(self) -> bool:
+        """Whether to evaluate after this step: the first, and then every so many."""
+        return (self.position.steps - 1) % self.options.eval_every == 0
+
+    def save_due(self, ends: bool) -> bool:
+        every = self.options.checkpoint_every
+        return bool(self.checkpoints) and (ends or self.position.steps % every == 0)
+
+    def print_line(self, watch: "Stopwatch") -> None:
+        """Evaluate and print; outside the clock, which it reads and sets back."""
+        batch = self.run.recipe.batch_size * self.run.shape.context * self.world.size
+        seconds, tokens = self.world.slowest(watch.seconds), watch.steps * batch
+        if self.history:  # the first step may compile: it is in no average
+            self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+        watch.reset()
+        train, validation = (
+            self.world.mean(evaluate(self.run, batches)) for batches in self.eval_batches
+        )
+        step = self.position.steps - 1
         self.history.append((step, train, validation))
-        average = tokens / train_s if train_s else 0.0
+        average = self.tokens / self.seconds if self.seconds else 0.0
         line = (
-            f"Ep {epoch}, Step {step:06d}, Train: {train:.3f}, Val: {validation:.3f}, "
-            f"Step tok/sec: {step_rate:.0f}, Avg tok/sec: {average:.0f}"
+            f"Ep {self.position.epoch}, Step {step:06d}, Train: {train:.3f}, "
+            f"Val: {validation:.3f}, Step tok/sec: {tokens / seconds:.0f}, "
+            f"Avg tok/sec: {average:.0f}"
         )
         if self.world.size > 1:
             line += f", Per device: {average / self.world.size:.0f}"
@@ -217,8 +211,19 @@ class Trainer:
             notes = (" (resident set)", " (peak resident set)")
         self.say(f"\nAllocated memory: {allocated:.4f} GB{notes[0]}")
         self.say(f"Reserved memory: {reserved:.4f} GB{notes[1]}")
+        row = {
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": self.facts.name,
+            "shape": asdict(self.run.shape),
+            "recipe": self.run.recipe.to_json(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "tok_per_s": self.tokens / self.seconds if self.seconds else 0.0,
+        }
+        for line in self.world.summary(row):
+            self.say(line)
         if self.options.save:
-            checkpoint.save(self.run, self.options.save)
+            weights.save(self.run, self.options.save)
         from common.plot import plot_loss  # matplotlib takes a second to import
 
         plot_loss(self.history, Path(sys.argv[0]).name, self.options.plot)

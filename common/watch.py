@@ -4,6 +4,8 @@ import psutil
 
 from common.gpu_watch import GpuWatch
 
+OTHERS_SHARE = 0.1  # of all cores' time; below it is the system's own work and its coarse clock
+
 
 class HostWatch:
     """The processor's time, as the system counts it, over a window."""
@@ -28,6 +30,17 @@ class HostWatch:
             "cpu_busy": 1 - (after.idle - before.idle) / passed,
             "cpu_steal": None if steal is None else (steal - before.steal) / passed,
         }
+
+
+def cpu_disturbance(window: dict, own_share: float | None) -> str | None:
+    """What else used the processor in a window that a process had to itself, or None.
+
+    `own_share`: of all cores' time, what the measured process used.
+    """
+    busy = window.get("cpu_busy")
+    if busy is None or own_share is None or busy - own_share < OTHERS_SHARE:
+        return None
+    return f"other processes used {busy - own_share:.0%} of the CPU"
 
 
 class DeviceWatch:

@@ -9,7 +9,7 @@ import sys
 from common.comparison import compare, differences, read_run
 from common.errors import exit_on_user_error
 from common.options import Parser
-from common.table import LEGEND, cell
+from common.show import LEGEND, cell
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -22,9 +22,11 @@ from common.gpu_watch import low_utilisation
 from common.ladder import Ladder
 from common.measure import Settings
 from common.options import Parser, add_workload_options, seconds, whole, workload, writable_folder
+from common.plan import Plan
 from common.records import Records, sole_writer
-from common.runner import Climb, Plan
-from common.table import to_csv, to_frame, to_markdown, to_text
+from common.runner import Climb
+from common.show import to_markdown, to_text
+from common.table import to_csv, to_frame
 from steps import LADDER
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count

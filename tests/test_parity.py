@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from common.build import build, train_step
-from common.checkpoint import load_unpadded_state, unpadded_state
 from common.recipe import LARGEST, Numerics, Recipe
+from common.weights import load_unpadded_state, unpadded_state
 from steps import LADDER
 from tests.conftest import SMALL
 

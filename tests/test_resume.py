@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from common import process, runner
-from common.device import describe
+from common.device import DeviceFacts, describe
 from common.display import Display
 from common.errors import UserError
 from common.measure import Settings
+from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.records import Records, sole_writer
-from common.runner import Climb, Plan
+from common.runner import Climb
 from steps import LADDER
 from tests.conftest import run
 from tests.test_runner import start_ladder, wait_for_records
@@ -139,23 +140,37 @@ def test_the_lock_names_its_holder(tmp_path):
         writer.__enter__()
 
 
-def test_a_disturbed_window_is_measured_once_more(tmp_path, monkeypatch):
+GPU = DeviceFacts(type="cuda", name="Card", vendor="nvidia", memory_gib=80, native_bf16=False,
+                  capability=(7, 5))  # fmt: skip
+HOT = {"throttled": True, "clock_event_reasons": ["hw_thermal_slowdown"]}
+
+
+@pytest.mark.parametrize(
+    ("device", "window", "own", "reason"),
+    [
+        (GPU, HOT, 0.1, "the GPU throttled"),
+        (PLAN.device, {"cpu_busy": 0.9}, 0.5, "other processes used 40% of the CPU"),
+    ],
+)
+def test_a_disturbed_window_is_measured_once_more(
+    tmp_path, monkeypatch, device, window, own, reason
+):
     calls = []
 
     def disturbed_once(job, timeout, report, watch):
         calls.append(job)
         outcome = process.run_job(job, timeout, report, watch, command=STUB)
         if len(calls) == 2:  # the first is the ceilings'
-            reasons = ["hw_thermal_slowdown"]
-            outcome.window |= {"throttled": True, "clock_event_reasons": reasons}
+            outcome.window |= window
+            outcome.measurement["cpu_share"] = own
         return outcome
 
     monkeypatch.setattr(runner, "run_job", disturbed_once)
-    plan = replace(PLAN, numbers=(0,), rounds=1)
+    plan = replace(PLAN, device=device, numbers=(0,), rounds=1)
     with Display(1) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
     (record,) = Records(tmp_path / "records.jsonl").read()
     assert len(calls) == 3
     assert record["status"] == "ok"
-    assert "throttled" in record["discarded"][0]["reason"]
+    assert reason in record["discarded"][0]["reason"]
     assert record["discarded"][0]["measurement"]["step_s"] == [0.1, 0.1]

@@ -14,9 +14,10 @@ from common.device import describe
 from common.display import Display
 from common.errors import UserError
 from common.measure import Settings
+from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.records import Records
-from common.runner import Climb, Plan
+from common.runner import Climb
 from common.table import to_frame
 from steps.run import write_results
 from tests import faulty

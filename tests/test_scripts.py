@@ -77,12 +77,12 @@ def test_the_top_finds_its_batch(tmp_path):
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
     """The clock runs around training steps only: two seconds of evaluation a time do not show."""
     slow = (
-        "import sys, time, importlib, common.train as train\n"
+        "import sys, time, importlib, common.train as train, common.script as command\n"
         "quick = train.evaluate\n"
         "train.evaluate = lambda *a: (time.sleep(1.0), quick(*a))[1]\n"
         f"sys.argv = ['{FOOT}.py', *{TINY!r}, '--plot', r'{tmp_path / 'loss.png'}']\n"
         f"script = importlib.import_module('{FOOT}')\n"
-        "train.main(script.RECIPE, script.__doc__)\n"
+        "command.main(script.RECIPE, script.__doc__)\n"
     )
     done = run("-c", slow)
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from common import stats
+from common.show import to_markdown, to_text
 from common.stats import FASTER, SLOWER, UNCHANGED, UNJUDGED
-from common.table import share_of, to_frame, to_markdown, to_text
+from common.table import share_of, to_frame
 from tests.conftest import fake_ladder, fake_record
 
 

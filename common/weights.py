@@ -1,4 +1,4 @@
-"""Checkpoints that load into every rung's model: the parameters, without padding, by name."""
+"""Parameters in a file that loads into every rung's model: by name, without padding."""
 
 from pathlib import Path
 

@@ -1,0 +1,55 @@
+"""What a run measures: which rungs, on top of which, how often, and in which order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from common.device import DeviceFacts
+from common.ladder import Ladder
+from common.measure import Settings
+from common.recipe import Recipe
+
+LADDER, ALONE, WITHOUT = "ladder", "alone", "without"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to measure and how."""
+
+    ladder: Ladder
+    baseline: Recipe
+    device: DeviceFacts
+    settings: Settings
+    numbers: tuple[int, ...]  # the rungs to measure
+    alone: tuple[int, ...] = ()  # rungs to measure by themselves on the baseline
+    without: tuple[int, ...] = ()  # rungs to leave out of the full stack
+    rounds: int = 1
+    preset: str = ""
+    timeout: float  # seconds for one child
+    search_s: float  # seconds for the search of the largest batch, on a CPU
+    windows: int  # in the training text
+    note: str = ""
+
+    def jobs(self) -> list[tuple[str, int]]:
+        """(series, rung) of one round, in climbing order."""
+        return [
+            *((LADDER, number) for number in self.numbers),
+            *((ALONE, number) for number in self.alone),
+            *((WITHOUT, number) for number in self.without),
+        ]
+
+    def schedule(self) -> Iterator[tuple[int, str, int]]:
+        """(round, series, rung): up, down, up, so that a machine's drift meets every rung alike."""
+        for turn in range(1, self.rounds + 1):
+            jobs = self.jobs() if turn % 2 else self.jobs()[::-1]
+            yield from ((turn, series, number) for series, number in jobs)
+
+
+@dataclass
+class Prefix:
+    """What one job measures, once it is known: set in the first round, the same in all."""
+
+    applied: list[int]
+    recipe: Recipe | None = None  # None: not to be measured
+    status: str = ""
+    reason: str = ""
+    note: str = ""

@@ -1,0 +1,1 @@
+"""The same idea on other ground: one folder per ladder."""

@@ -1,0 +1,1 @@
+"""Many devices: what distribution costs, and what it saves."""

@@ -1,0 +1,176 @@
+"""Many processes: they agree with one, survive a kill, and end with a sentence when one is lost."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.checkpoints import POSITION
+from tests.conftest import PROJECT, run
+
+# eager: what is tested here is how processes work together, and compiling takes longer than that
+EAGER = os.environ | {"CXX": "/no/such/compiler", "OMP_NUM_THREADS": "1"}
+TINY = ("--preset", "tiny", "--device", "cpu", "--eval-every", "1")
+LINE = re.compile(r"^Ep \d+, Step (\d+), (Train: \S+ Val: \S+) Step tok", re.MULTILINE)
+
+
+def torchrun(folder: Path, *options: str, processes: int = 2, launcher: tuple = ()) -> list[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher]
+    if not launcher:
+        command += ["--standalone"]
+    command += [f"--nproc_per_node={processes}", "02_opt_multi_gpu_ddp.py", *TINY, *options]
+    return [*command, "--plot", str(folder / "loss.png"), "--record", str(folder / "ddp.jsonl")]
+
+
+def finish(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        command, cwd=PROJECT, env=EAGER | environment, capture_output=True, text=True, timeout=180
+    )
+
+
+def losses(stdout: str) -> dict[int, str]:
+    """The losses printed for each step; of a repeated step, the last."""
+    return {int(step): loss for step, loss in LINE.findall(stdout)}
+
+
+def workers_of(launcher: subprocess.Popen) -> dict[int, psutil.Process]:
+    """torchrun's worker processes by rank."""
+    found = {}
+    for child in psutil.Process(launcher.pid).children(recursive=True):
+        try:
+            if "02_opt_multi_gpu_ddp.py" in child.cmdline():
+                found[int(child.environ()["RANK"])] = child
+        except (psutil.Error, KeyError):
+            continue
+    return found
+
+
+def start(command: list[str], log: Path) -> subprocess.Popen:
+    with log.open("w") as file:
+        return subprocess.Popen(
+            command, cwd=PROJECT, env=EAGER, stdout=file, stderr=subprocess.STDOUT, text=True
+        )
+
+
+def wait_for_step(log: Path, step: int, launcher: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while max(losses(log.read_text()), default=-1) < step:
+        assert time.monotonic() < deadline
+        assert launcher.poll() is None, log.read_text()
+        time.sleep(0.05)
+
+
+def test_two_processes_agree_with_one_on_the_same_tokens(tmp_path):
+    options = ("--max-steps", "8")
+    two = finish(torchrun(tmp_path, *options, "--batch-size", "2"))
+    one = finish(torchrun(tmp_path, *options, "--batch-size", "4", processes=1))
+    assert two.returncode == one.returncode == 0, two.stderr + one.stderr
+
+    def numbers(stdout):
+        return [[float(n) for n in re.findall(r"\d+\.\d+", x)] for x in losses(stdout).values()]
+
+    for a, b in zip(numbers(two.stdout), numbers(one.stdout), strict=True):
+        assert a == pytest.approx(b, abs=0.01)  # bfloat16 gradients, summed in another order
+    assert re.search(r"All-reduce between 2 process\(es\) \(gloo\): .* ms, .* GB/s", two.stdout)
+
+
+def test_efficiency_is_against_a_measured_single_process(tmp_path):
+    options = ("--max-steps", "6", "--batch-size", "2")
+    first = finish(torchrun(tmp_path, *options))
+    assert "Scaling efficiency: not measured; run it with --nproc_per_node=1" in first.stdout
+    finish(torchrun(tmp_path, *options, processes=1))
+    second = finish(torchrun(tmp_path, *options, "--bucket-mib", "1"))
+    assert re.search(r"Scaling efficiency: \d+\.\d% of 2 x \d+ tok/sec \(1 process", second.stdout)
+    rows = [json.loads(line) for line in (tmp_path / "ddp.jsonl").read_text().splitlines()]
+    assert [row["processes"] for row in rows] == [2, 1, 2]
+    assert [row["bucket_mib"] for row in rows] == [25, 25, 1]
+    assert rows[0]["link"]["gb_per_s"] > 0
+
+
+def test_a_killed_process_restarts_the_job_and_no_loss_changes(tmp_path):
+    options = ("--batch-size", "2", "--max-steps", "24")
+    undisturbed = finish(torchrun(tmp_path, *options))
+    folder, log = tmp_path / "checkpoints", tmp_path / "log"
+    saving = ("--checkpoint", str(folder), "--checkpoint-every", "5")
+    elastic = ("--standalone", "--max-restarts=2")
+    launcher = start(torchrun(tmp_path, *options, *saving, launcher=elastic), log)
+    wait_for_step(log, random.Random().randint(6, 18), launcher)
+    workers_of(launcher)[1].kill()
+    assert launcher.wait(120) == 0, log.read_text()
+    said = log.read_text()
+    assert "going on from" in said
+    assert losses(said) == losses(undisturbed.stdout)
+    assert len(list(folder.iterdir())) == 2  # the last two, and nothing half-written
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    """A folder with the checkpoints of steps 4 and 8."""
+    folder = tmp_path / "checkpoints"
+    saving = ("--checkpoint", str(folder), "--checkpoint-every", "4", "--max-steps", "8")
+    done = finish(torchrun(tmp_path, "--batch-size", "2", *saving))
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["step-000004", "step-000008"]
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["torn", "position"])
+def test_a_torn_checkpoint_is_passed_over_and_named(saved, tmp_path, damage):
+    newest = saved / "step-000008"
+    if damage == "torn":
+        part = max(newest.glob("*.distcp"), key=lambda path: path.stat().st_size)
+        os.truncate(part, part.stat().st_size // 2)
+    else:
+        (newest / POSITION).write_text('{"epoch": 1,')
+    more = ("--checkpoint", str(saved), "--max-steps", "10", "--batch-size", "2")
+    done = finish(torchrun(tmp_path, *more))
+    assert done.returncode == 0, done.stderr
+    assert "step-000008 is not whole; going back to the one before it" in done.stdout
+    assert "going on from" in done.stdout
+    assert min(losses(done.stdout)) == 4
+
+
+def test_a_checkpoint_of_another_shape_is_refused(saved, tmp_path):
+    more = ("--checkpoint", str(saved), "--layers", "3", "--batch-size", "2")
+    done = finish(torchrun(tmp_path, *more))
+    assert done.returncode != 0
+    assert "step-000008 is of another shape" in done.stderr
+    shutil.rmtree(saved)
+
+
+def test_a_process_that_falls_silent_ends_in_a_sentence_and_leaves_no_orphan(tmp_path):
+    log = tmp_path / "log"
+    options = ("--batch-size", "2", "--epochs", "50", "--ddp-timeout", "5")
+    launcher = start(torchrun(tmp_path, *options), log)
+    wait_for_step(log, 3, launcher)
+    workers = workers_of(launcher)
+    workers[1].send_signal(signal.SIGSTOP)  # alive, and silent
+    begin = time.monotonic()
+    assert launcher.wait(90) != 0
+    assert time.monotonic() - begin < 60
+    said = log.read_text()
+    assert "error: rank 0: another process did not answer within --ddp-timeout 5 s" in said
+    _, alive = psutil.wait_procs(workers.values(), timeout=10)
+    assert alive == []
+
+
+def test_more_processes_than_devices_is_a_sentence(monkeypatch):
+    code = (
+        "import os, torch; os.environ |= {'LOCAL_RANK': '4'}\n"
+        "torch.accelerator.device_count = lambda: 2\n"
+        "from common.distributed import bind_device\n"
+        "from common.errors import exit_on_user_error\n"
+        "with exit_on_user_error(): bind_device('cuda')\n"
+    )
+    done = run("-c", code)
+    assert done.returncode == 2
+    assert done.stderr == "error: --nproc_per_node: more than the 2 cuda device(s) here\n"

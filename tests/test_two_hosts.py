@@ -1,0 +1,102 @@
+"""Two machines, made of network namespaces on this one, train together until the link is cut."""
+
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import PROJECT
+from tests.test_distributed import EAGER, TINY, losses
+
+HOSTS = ("ladder-a", "ladder-b")
+ADDRESSES = ("10.77.0.1", "10.77.0.2")
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def may_make_hosts() -> str | None:
+    """Why network namespaces cannot be made here, or None."""
+    try:
+        ip("netns", "add", "ladder-probe")
+        ip("netns", "delete", "ladder-probe")
+    except FileNotFoundError:
+        return "no ip command (iproute2)"
+    except subprocess.CalledProcessError as error:
+        return f"network namespaces are not permitted: {error.stderr.strip()}"
+    return None
+
+
+@pytest.fixture
+def hosts():
+    """Two hosts with an address each, joined by a virtual cable."""
+    if reason := may_make_hosts():
+        pytest.skip(reason)
+    try:
+        for host in HOSTS:
+            ip("netns", "add", host)
+        ip("link", "add", "wire-a", "netns", HOSTS[0], "type", "veth",
+           "peer", "name", "wire-b", "netns", HOSTS[1])  # fmt: skip
+        for host, wire, address in zip(HOSTS, ("wire-a", "wire-b"), ADDRESSES, strict=True):
+            ip("-n", host, "address", "add", f"{address}/24", "dev", wire)
+            ip("-n", host, "link", "set", wire, "up")
+            ip("-n", host, "link", "set", "lo", "up")
+        yield HOSTS
+    finally:
+        for host in HOSTS:
+            subprocess.run(["ip", "netns", "delete", host], capture_output=True)
+
+
+def start(folder, place: int, *options: str) -> subprocess.Popen:
+    """torchrun on one host, with two processes, as README types it."""
+    host, wire = HOSTS[place], f"wire-{'ab'[place]}"
+    command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nnodes=2", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-id=ladder"]
+    command += [f"--rdzv-endpoint={ADDRESSES[0]}:29400", f"--local-addr={ADDRESSES[place]}"]
+    command += ["02_opt_multi_gpu_ddp.py", *TINY, "--batch-size", "1", *options]
+    command += ["--plot", str(folder / f"{host}.png"), "--record", str(folder / "ddp.jsonl")]
+    with (folder / host).open("w") as log:
+        return subprocess.Popen(
+            command,
+            cwd=PROJECT,
+            env=EAGER | {"GLOO_SOCKET_IFNAME": wire},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def test_two_hosts_agree_with_one_process(hosts, tmp_path):
+    pair = [start(tmp_path, place, "--max-steps", "5") for place in (0, 1)]
+    assert [host.wait(120) for host in pair] == [0, 0], (tmp_path / HOSTS[0]).read_text()
+    said = (tmp_path / HOSTS[0]).read_text() + (tmp_path / HOSTS[1]).read_text()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=1"]
+    command += ["02_opt_multi_gpu_ddp.py", *TINY, "--batch-size", "4", "--max-steps", "5"]
+    command += ["--plot", str(tmp_path / "one.png"), "--record", str(tmp_path / "one.jsonl")]
+    one = subprocess.run(command, cwd=PROJECT, env=EAGER, capture_output=True, text=True)
+    assert one.returncode == 0, one.stderr
+    assert len(losses(one.stdout)) == 5
+    for step, loss in losses(one.stdout).items():
+        alone, together = (
+            [float(n) for n in re.findall(r"\d+\.\d+", text)] for text in (loss, losses(said)[step])
+        )
+        assert together == pytest.approx(alone, abs=0.01)
+
+
+def test_a_cut_link_ends_in_a_sentence_on_each_host(hosts, tmp_path):
+    pair = [start(tmp_path, place, "--epochs", "50", "--ddp-timeout", "5") for place in (0, 1)]
+    logs = [tmp_path / host for host in HOSTS]
+    deadline = time.monotonic() + 120
+    while max(losses("".join(log.read_text() for log in logs)), default=0) < 2:
+        assert time.monotonic() < deadline, logs[0].read_text()
+        time.sleep(0.1)
+    ip("-n", HOSTS[0], "link", "set", "wire-a", "down")
+    begin = time.monotonic()
+    codes = [host.wait(120) for host in pair]
+    assert all(codes)
+    assert time.monotonic() - begin < 90
+    for log in logs:
+        pattern = r"error: rank \d: another process did not answer within --ddp-timeout 5 s"
+        assert re.search(pattern, log.read_text())
