@@ -54,7 +54,14 @@ class Torchrun:
         rank, timeout = int(os.environ["RANK"]), timedelta(seconds=options.ddp_timeout)
         device = bind_device(device_type)
         try:
-            dist.init_process_group(BACKENDS.get(device_type, "gloo"), timeout=timeout)
+            store, rank, size = fresh_store(timeout)
+            dist.init_process_group(
+                BACKENDS.get(device_type, "gloo"),
+                store=store,
+                rank=rank,
+                world_size=size,
+                timeout=timeout,
+            )
             yield make_world(device, options)
         except (RuntimeError, dist.DistError) as error:
             if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
@@ -70,6 +77,20 @@ class Torchrun:
 
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
+
+
+def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
+    """The key-value store that torchrun gives the processes to find each other; rank; world size.
+
+    torchrun keeps one store over its restarts, so a restarted process could read the address of one
+    that is dead, and then waits for it. On one machine all processes know the number of the restart
+    and keep to keys of their own. Agents on several machines count restarts differently: there
+    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun open a new store each time (launch/).
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    return store, rank, size
 
 
 def bind_device(device_type: str) -> torch.device:

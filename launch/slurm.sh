@@ -9,6 +9,7 @@
 #SBATCH --time=01:00:00
 set -euo pipefail
 
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1  # a restart must not read dead processes' addresses
 head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # the checkpoint folder must be one that all machines see
 srun torchrun \

@@ -370,7 +370,7 @@ def assumptions(measured: Measured, network: Network) -> str:
         "A forecast by arithmetic; nothing here was measured on more than one device.",
         f"Every GPU keeps the batch of the one that was measured ({measured.tokens_per_step:,} "
         "tokens a step); tok/s is that of all GPUs.",
-        f"Link within a node of {network.per_node}: {within.name}, {within.gb_per_s:g} GB/s each way "
+        f"Link in a node of {network.per_node}: {within.name}, {within.gb_per_s:g} GB/s each way "
         f"per GPU; across nodes {across.gb_per_s:g} GB/s per GPU. Datasheet values or yours, not "
         "measurements; collectives reach less.",
         "Rings (Patarasuk, Yuan 2009), in DDP's buckets of 25 MiB, the first 1 MiB, none cutting "
@@ -379,7 +379,7 @@ def assumptions(measured: Measured, network: Network) -> str:
         "DDP sends each gradient twice round the ring; so do ZeRO-1 and ZeRO-2, the second time "
         "as new parameters under the next forward; ZeRO-3 three times (arXiv:1910.02054). torch's "
         "ZeroRedundancyOptimizer sends more than ZeRO-1 here.",
-        f"Backward is 2/3 of a step, forward 1/3. Of what is sent {network.overlap:.0%} hides "
+        f"Backward is 2/3 of a step, forward 1/3. Of what is sent, {network.overlap:.0%} can hide "
         f"under them (--overlap), but never the last bucket, {last / 1e6:,.1f} MB, with the "
         "embedding. What hides costs the computation nothing; all GPUs are equally fast.",
         "states: weights, gradients, and AdamW's two moments, all of the parameters' "
