@@ -1,10 +1,10 @@
-"""Two machines, made of network namespaces on this one, train together until the link is cut."""
+"""Two machines, made of network namespaces on this one, train together."""
 
 import re
 import subprocess
 import sys
-import time
 
+import psutil
 import pytest
 
 from tests.conftest import PROJECT
@@ -47,6 +47,9 @@ def hosts():
         yield HOSTS
     finally:
         for host in HOSTS:
+            listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True)
+            for pid in listed.stdout.split():
+                psutil.Process(int(pid)).kill()
             subprocess.run(["ip", "netns", "delete", host], capture_output=True)
 
 
@@ -56,6 +59,8 @@ def start(folder, place: int, *options: str) -> subprocess.Popen:
     command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes=2", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-id=ladder"]
     command += [f"--rdzv-endpoint={ADDRESSES[0]}:29400", f"--local-addr={ADDRESSES[place]}"]
+    # torchrun knows its own machine by name; a namespace has none
+    command += [f"--rdzv-conf=is_host={int(place == 0)}"]
     command += ["02_opt_multi_gpu_ddp.py", *TINY, "--batch-size", "1", *options]
     command += ["--plot", str(folder / f"{host}.png"), "--record", str(folder / "ddp.jsonl")]
     with (folder / host).open("w") as log:
@@ -83,20 +88,3 @@ def test_two_hosts_agree_with_one_process(hosts, tmp_path):
             [float(n) for n in re.findall(r"\d+\.\d+", text)] for text in (loss, losses(said)[step])
         )
         assert together == pytest.approx(alone, abs=0.01)
-
-
-def test_a_cut_link_ends_in_a_sentence_on_each_host(hosts, tmp_path):
-    pair = [start(tmp_path, place, "--epochs", "50", "--ddp-timeout", "5") for place in (0, 1)]
-    logs = [tmp_path / host for host in HOSTS]
-    deadline = time.monotonic() + 120
-    while max(losses("".join(log.read_text() for log in logs)), default=0) < 2:
-        assert time.monotonic() < deadline, logs[0].read_text()
-        time.sleep(0.1)
-    ip("-n", HOSTS[0], "link", "set", "wire-a", "down")
-    begin = time.monotonic()
-    codes = [host.wait(120) for host in pair]
-    assert all(codes)
-    assert time.monotonic() - begin < 90
-    for log in logs:
-        pattern = r"error: rank \d: another process did not answer within --ddp-timeout 5 s"
-        assert re.search(pattern, log.read_text())
