@@ -94,6 +94,8 @@ def plot_losses(records: list[dict], path: Path) -> None:
 def plot_attribution(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     """Each rung's three gains side by side, with intervals; 1 is no gain."""
     rows = frame.to_dict("records")
+    bounds = frame[[f"{kind}_{end}" for kind in KINDS for end in ("low", "high")]]
+    span = (max(1 / 16, min(0.5, bounds.min(axis=None))), min(16, max(2, bounds.max(axis=None))))
     figure, panels = plt.subplots(
         1, len(KINDS), sharey=True, sharex=True, figsize=(10, 0.42 * len(rows) + 1.8)
     )
@@ -105,13 +107,15 @@ def plot_attribution(frame: pd.DataFrame, records: list[dict], path: Path) -> No
         for place, row in enumerate(rows):
             if pd.isna(row[kind]):
                 reason = textwrap.shorten(row[f"{kind}_reason"], 34, placeholder="…")
-                axes.text(1.02, place, reason, va="center", fontsize=7, color=GREY)
+                left = axes.get_yaxis_transform()  # x in parts of the panel's width
+                axes.text(0.02, place, reason, transform=left, va="center", fontsize=7, color=GREY)
                 continue
             axes.plot(row[kind], place, "o", color=colour)
             if not pd.isna(row[f"{kind}_low"]):
                 bounds = [row[f"{kind}_low"], row[f"{kind}_high"]]
                 axes.plot(bounds, [place, place], color=colour, linewidth=2)
         axes.set_xscale("log", base=2)
+        axes.set_xlim(*span)
         axes.xaxis.set_major_formatter(lambda value, _: f"x{value:g}")
         axes.minorticks_off()
         axes.set_xlabel("gain (x1: none), 95 % interval")

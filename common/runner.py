@@ -118,8 +118,8 @@ class Climb:
         """Which rungs to apply, checking each against the ones below it."""
         ladder = self.plan.ladder
         if series == WITHOUT and number in self.dropped:
-            in_order = self.prefixes[LADDER, number]
-            return Prefix([], status="n/a", reason=in_order.reason or in_order.status)
+            reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
+            return Prefix([], status="n/a", reason=reason)
         below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
         wanted = {
             LADDER: [n for n in below if n < number] + [number] * (number > 0),

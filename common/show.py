@@ -54,6 +54,8 @@ def to_text(frame: pd.DataFrame) -> str:
             f"{gain(row['x_base'], row['verdict_base']):>7}"
             f"{row['peak_reserved_gib']:>7.2f}  {row['in_effect']}".rstrip()
         )
+    for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
+        lines.append(textwrap.fill(f"   rung {row['rung']}: {row['note']}", 80))
     said = {*frame["verdict"], *frame["verdict_base"]}
     return "\n".join(lines + [f"   {text}" for verdict, text in LEGEND.items() if verdict in said])
 

@@ -13,22 +13,22 @@ from common.errors import UserError
 from common.model import GPT, parameter_count, parameter_sizes
 from common.recipe import Recipe, Shape
 from ladders.parallel import forecast
-from ladders.parallel.forecast import (
+from ladders.parallel.measured import calibrate, from_published, from_records, published_ddp
+from ladders.parallel.network import (
     BUCKET,
     FIRST_BUCKET,
     NVLINK_3,
     STRATEGIES,
     Link,
+    Network,
     buckets,
-    calibrate,
     efficiency,
-    from_published,
-    from_records,
+    exposed_s,
     network_of,
-    published_ddp,
     ring,
     states_bytes,
 )
+from ladders.parallel.network import link as named_link
 from tests.conftest import SMALL, fake_ladder, run, write_records
 
 ENDLESS = Link(name="endless", gb_per_s=math.inf)
@@ -110,7 +110,7 @@ def test_one_gpu_is_what_was_measured(records):
 def test_an_endless_link_costs_nothing():
     measured = from_published()
     assert efficiency(measured.step_s, measured.parameter_bytes, 4, ENDLESS) == 1.0
-    network = forecast.Network(within=ENDLESS, across=ENDLESS, per_node=8, overlap=0)
+    network = Network(within=ENDLESS, across=ENDLESS, per_node=8, overlap=0)
     assert {row["efficiency"] for row in forecast.forecast(measured, [4, 64], network)} == {1.0}
 
 
@@ -131,11 +131,11 @@ def test_a_faster_link_is_never_worse_and_zero_3_never_beats_the_others(overlap)
 
 def test_overlap_hides_all_but_the_last_bucket_and_no_more_than_backward():
     step_s, sizes = 1.0, [1_000_000_000, 500_000_000, 250_000_000]
-    network = forecast.Network(within=link(10, 0), across=ENDLESS, per_node=2, overlap=1)
-    waits_s = forecast.exposed_s("DDP", step_s, sizes, 2, network)
+    network = Network(within=link(10, 0), across=ENDLESS, per_node=2, overlap=1)
+    waits_s = exposed_s("DDP", step_s, sizes, 2, network)
     assert waits_s == pytest.approx(0.025)  # 2 (n-1)/n x 250 MB at 10 GB/s
     slow = replace(network, within=link(1, 0))
-    waits_s = forecast.exposed_s("DDP", step_s, sizes, 2, slow)
+    waits_s = exposed_s("DDP", step_s, sizes, 2, slow)
     assert waits_s == pytest.approx(1.75 - 2 / 3)  # backward lasts 2/3 s
 
 
@@ -171,9 +171,9 @@ def test_the_recipe_gives_dtype_and_vocabulary(tmp_path):
     ("device", "rate"), [("NVIDIA H100 80GB HBM3", 450), ("NVIDIA A100-SXM4-80GB", 300), ("?", 300)]
 )
 def test_nvlink_is_the_devices(device, rate):
-    assert forecast.link("nvlink", device).gb_per_s == rate
-    assert forecast.link("ib", device).gb_per_s == 50
-    assert forecast.link("12.5", device).gb_per_s == 12.5
+    assert named_link("nvlink", device).gb_per_s == rate
+    assert named_link("ib", device).gb_per_s == 50
+    assert named_link("12.5", device).gb_per_s == 12.5
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from common import process, runner
+from common import largest_batch, process, runner
+from common.attribution import to_attribution
 from common.device import DeviceFacts, describe
 from common.display import Display
 from common.errors import UserError
@@ -21,6 +22,7 @@ from common.presets import PRESETS, baseline
 from common.records import Records, sole_writer
 from common.runner import Climb
 from steps import LADDER
+from steps.run import write_results
 from tests.conftest import run
 from tests.test_runner import start_ladder, wait_for_records
 
@@ -174,3 +176,29 @@ def test_a_disturbed_window_is_measured_once_more(
     assert record["status"] == "ok"
     assert reason in record["discarded"][0]["reason"]
     assert record["discarded"][0]["measurement"]["step_s"] == [0.1, 0.1]
+
+
+def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch):
+    """All the way from the runner to table and plot, with children that answer at once."""
+
+    def at_once(job, timeout, *more):
+        return process.run_job(job, timeout, *more, command=STUB)
+
+    monkeypatch.setattr(runner, "run_job", at_once)
+    monkeypatch.setattr(largest_batch, "run_job", at_once)
+    alone, without = tuple(range(2, 11)), tuple(range(1, 10))
+    plan = replace(PLAN, numbers=tuple(range(11)), alone=alone, without=without)
+    with Display(len(plan.jobs()) * 2) as display:
+        Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
+    records = Records(tmp_path / "records.jsonl").read()
+    applied = {(r["series"], r["rung"]): r["applied"] for r in records if r["status"] == "ok"}
+    assert applied["alone", 7] == [7]
+    assert applied["without", 5] == [1, 3, 6, 7, 8, 9, 10]
+    batches = {r["recipe"]["batch_size"] for r in records if 10 in r["applied"] and r["recipe"]}
+    assert len(batches) == 1  # left out: the batch of the full stack, so that one thing differs
+    paths = write_results(records, tmp_path)
+    assert all(Path(path).stat().st_size for path in paths.values())
+    frame = to_attribution(records).set_index("rung")
+    assert frame.loc[7, ["in_order", "alone", "left_out"]].tolist() == pytest.approx([1.0] * 3)
+    assert frame.loc[2, "alone_reason"].startswith("n/a: TF32")
+    assert frame.loc[2, "left_out_reason"].startswith("n/a: TF32")

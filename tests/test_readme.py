@@ -1,0 +1,40 @@
+"""README's tables are the records', and what it says of files and commands is so."""
+
+import re
+
+import pytest
+
+from common.readme import READMES, with_tables
+from common.records import Records
+from common.show import to_markdown
+from common.table import to_csv, to_frame
+from tests.conftest import PROJECT
+
+MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("*/records.jsonl"))
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_tables_are_the_records(name):
+    text = (PROJECT / name).read_text()
+    assert "<!-- table results/" in text
+    assert with_tables(text) == text, "run: python -m common.readme"
+
+
+@pytest.mark.parametrize("folder", MACHINES, ids=lambda path: path.name)
+def test_committed_tables_are_the_records(folder):
+    records = Records(folder / "records.jsonl").read()
+    assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records))
+    assert (folder / "ladder.md").read_text() == to_markdown(records)
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)#:]+)\)", (PROJECT / name).read_text()):
+        assert (PROJECT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", READMES)
+def test_both_quick_starts_are_there(name):
+    text = (PROJECT / name).read_text()
+    assert "pip install -r requirements.txt && python -m steps.run" in text
+    assert "pip install -r requirements.txt && python -m pytest" in text
