@@ -11,22 +11,27 @@ class HostWatch:
     """The processor's time, as the system counts it, over a window."""
 
     def __init__(self) -> None:
-        self.before = None
+        self.before, self.load = None, None
 
     def start(self, child_pid: int) -> None:
         self.before = psutil.cpu_times()
+        self.load = psutil.getloadavg()[0]
 
     def stop(self) -> dict:
-        """Shares of all cores' time: busy with anything, and taken by the host of this machine."""
+        """Shares of all cores' time: busy with anything, and taken by the host of this machine.
+
+        Also the system's load (processes wanting to run, mean of a minute) when the window began.
+        """
         if self.before is None:
             return {}
         before, after = self.before, psutil.cpu_times()
         self.before = None
         passed = sum(after) - sum(before)
         if not passed:
-            return {"cpu_busy": None, "cpu_steal": None}
+            return {"cpu_busy": None, "cpu_steal": None, "load_1m": self.load}
         steal = getattr(after, "steal", None)  # Linux only
         return {
+            "load_1m": self.load,
             "cpu_busy": 1 - (after.idle - before.idle) / passed,
             "cpu_steal": None if steal is None else (steal - before.steal) / passed,
         }

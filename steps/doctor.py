@@ -81,19 +81,21 @@ def main(arguments: list[str] | None = None) -> int:
     work = workload(options, device)
     refused = refusals(device, work)
     shape, free = work.shape, psutil.virtual_memory().available / GIB
-    print(f"device      {device.name} ({device.type}, {device.count}), {device.memory_gib:.1f} GiB")
-    print(
-        f"torch       {torch.__version__}, {torch.get_num_threads()} threads, {free:.1f} GiB free"
-    )
-    print(
-        f"workload    {work.preset}: {shape.layers} layers, {shape.heads} heads, "
-        f"width {shape.emb_dim}, context {shape.context}, batch {work.recipe.batch_size}"
-    )
-    print(f"compiler    {missing_compiler(device) or compiler_name(device)}")
-    print(f"attention   {attention_backends(device)}")
+    threads = torch.get_num_threads()
     size = sum(file.stat().st_size for file in cache_dir().glob("*")) / 2**20
-    print(f"text        {read_text(options.text).source}")
-    print(f"cache       {cache_dir()}, {size:.1f} MiB\n")
+    facts = {
+        "device": f"{device.name} ({device.type}, {device.count}), {device.memory_gib:.1f} GiB",
+        "torch": f"{torch.__version__}, {threads} threads, {free:.1f} GiB of RAM free",
+        "workload": f"{work.preset}: {shape.layers} layers, {shape.heads} heads, width "
+        f"{shape.emb_dim}, context {shape.context}, batch {work.recipe.batch_size}",
+        "compiler": missing_compiler(device) or compiler_name(device),
+        "attention": attention_backends(device),
+        "text": read_text(options.text).source,
+        "cache": f"{cache_dir()}, {size:.1f} MiB",
+    }
+    for name, fact in facts.items():
+        print(textwrap.fill(f"{name:<12}{fact}", 80, subsequent_indent=" " * 12))
+    print()
     for number in range(LADDER.top + 1):
         verdict = f"no: {refused[number]}" if number in refused else "yes"
         line = f"{number:>2}  {LADDER.title(number):<25} {verdict}"

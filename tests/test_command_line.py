@@ -155,3 +155,16 @@ def test_nothing_here_needs_the_network(tmp_path):
     )
     done = run("-c", code, LADDER_CACHE=str(tmp_path))
     assert done.returncode == 0, done.stderr
+
+
+def test_doctor_is_one_screen(tmp_path):
+    done = run("-m", "steps.doctor", *TINY, CXX="/no/such/compiler")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 40
+    for number in range(LADDER.top + 1):
+        assert any(line.startswith(f"{number:>2}  {LADDER.title(number)}") for line in lines)
+    assert "no: TF32 is a format of NVIDIA's tensor cores" in done.stdout
+    assert "no C++ compiler: /no/such/compiler not found" in done.stdout
+    assert "the ladder at most" in lines[-1]

@@ -1,4 +1,4 @@
-"""One device's measured step, from records or as published, and what the published DDP figure takes.
+"""One device's measured step, from records or as published; what the published DDP figure takes.
 
 Units: seconds, bytes, GB/s of 1e9 bytes in one direction per GPU, GiB of 2^30 bytes.
 """
