@@ -35,7 +35,7 @@ def faulty_climb(tmp_path_factory):
         settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
         numbers=tuple(range(faulty.LADDER.top + 1)),
         preset="tiny",
-        timeout=15.0,
+        timeout=30.0,
         search_s=1.0,
         windows=100,
     )
@@ -51,7 +51,7 @@ def test_every_fault_costs_its_own_row(faulty_climb):
     assert seen["Refuses"] == ("failed", "not in effect: the probe saw nothing")
     assert seen["Dies"][0] == "failed"
     assert "SIGKILL" in seen["Dies"][1]
-    assert seen["Hangs"] == ("timeout", "still running after 15 s")
+    assert seen["Hangs"] == ("timeout", "still running after 30 s")
     assert seen["Runs out"] == ("oom", "OutOfMemoryError: tried to allocate a moon")
     assert seen["Breaks"] == ("failed", "ZeroDivisionError: a rung of straw")
     assert seen["Leaves"][0] == "failed"

@@ -75,11 +75,15 @@ def test_the_top_finds_its_batch(tmp_path):
 
 
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
-    """The clock runs around training steps only: two seconds of evaluation a time do not show."""
+    """Each evaluation takes 1000 s by the loop's own clock, which must stand still meanwhile."""
     slow = (
-        "import sys, time, importlib, common.train as train, common.script as command\n"
-        "quick = train.evaluate\n"
-        "train.evaluate = lambda *a: (time.sleep(1.0), quick(*a))[1]\n"
+        "import sys, time, types, importlib, common.train as train, common.script as command\n"
+        "quick, real, extra = train.evaluate, time.perf_counter, [0.0]\n"
+        "def evaluate(*arguments):\n"
+        "    extra[0] += 1000.0\n"
+        "    return quick(*arguments)\n"
+        "train.evaluate = evaluate\n"
+        "train.time = types.SimpleNamespace(perf_counter=lambda: real() + extra[0])\n"
         f"sys.argv = ['{FOOT}.py', *{TINY!r}, '--plot', r'{tmp_path / 'loss.png'}']\n"
         f"script = importlib.import_module('{FOOT}')\n"
         "command.main(script.RECIPE, script.__doc__)\n"
@@ -87,11 +91,7 @@ def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
     done = run("-c", slow)
     assert done.returncode == 0, done.stderr
     rows = check_output(done.stdout)
-    step_s = 15 * 2 * 64 / int(rows[1][5]) / 15  # seconds a step by the printed rate
-    assert step_s < 1.0  # 2 s of evaluation in the 15 steps would alone make 0.13 s of each
-    quick = run(f"{FOOT}.py", *TINY, "--plot", str(tmp_path / "loss.png"))
-    ratio = int(check_output(quick.stdout)[1][5]) / int(rows[1][5])
-    assert ratio < 2.0  # with the evaluation inside the clock it is above 3 on any machine here
+    assert int(rows[1][5]) > 20  # 15 steps of 128 tokens: with the evaluations inside, 1 a second
 
 
 @pytest.mark.parametrize("processes", [1, 2])
