@@ -114,11 +114,6 @@ def about_others(error: Exception) -> bool:
 def make_world(device: torch.device, options: argparse.Namespace) -> World:
     rank, size = dist.get_rank(), dist.get_world_size()
     link = preflight(device)
-    if rank == 0:
-        print(
-            f"All-reduce between {size} process(es) ({dist.get_backend()}): "
-            f"{link['latency_ms']:.2f} ms, {link['gb_per_s']:.2f} GB/s"
-        )
 
     def wrap(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(
@@ -149,6 +144,10 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         rank=rank,
         size=size,
         local_rank=int(os.environ["LOCAL_RANK"]),
+        greeting=(
+            f"All-reduce between {size} process(es) ({dist.get_backend()}): "
+            f"{link['latency_ms']:.2f} ms, {link['gb_per_s']:.2f} GB/s\n"
+        ),
         headroom_gib=HEADROOM_GIB,
         wrap=wrap,
         slowest=lambda value: reduced(value, dist.ReduceOp.MAX),

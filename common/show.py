@@ -42,17 +42,17 @@ def spread(row: dict) -> str:
 
 def to_text(frame: pd.DataFrame) -> str:
     """The table for a terminal, at most 80 columns wide."""
-    head = f"{'tok/s':>9}{'':>6}{'x prev':>7}{'x base':>7}{'GiB':>7}  in effect"
+    head = f"{'tok/s':>8}{'':>6}{'x prev':>7}{'x base':>7}{'GiB':>6} in effect"
     lines = [f"{'':>2} {'rung':<25}{head}"]
     for row in frame.to_dict("records"):
         if row["status"] != "ok":
             lines.append(refusal_line(row))
             continue
         lines.append(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s']:>9,.0f}{spread(row):>6}"
+            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s']:>8,.0f}{spread(row):>6}"
             f"{gain(row['x_prev'], row['verdict']):>7}"
             f"{gain(row['x_base'], row['verdict_base']):>7}"
-            f"{row['peak_reserved_gib']:>7.2f}  {row['in_effect']}".rstrip()
+            f"{row['peak_reserved_gib']:>6.2f} {row['in_effect']}".rstrip()
         )
     for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
         lines.append(textwrap.fill(f"   rung {row['rung']}: {row['note']}", 80))

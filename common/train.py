@@ -71,6 +71,8 @@ class Trainer:
         if device_type == "cuda":
             self.say(f"CUDA version: {torch.version.cuda}")
         self.say()
+        if world.greeting:
+            self.say(world.greeting)
         for option in ("plot", "save"):
             if path := getattr(options, option):
                 writable_folder(f"--{option}", path.parent)

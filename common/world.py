@@ -15,6 +15,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    greeting: str = ""  # what to say of it at the start
     headroom_gib: float = 0.0  # device memory that training together takes beside the model
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     slowest: Callable[[float], float] = lambda value: value  # the largest of all processes' values
