@@ -203,16 +203,6 @@ class Trainer:
     def finish(self) -> None:
         if self.world.rank:
             return
-        if self.device.type in ("cuda", "xpu"):
-            allocated = torch.accelerator.memory_allocated() / GIB
-            reserved = torch.accelerator.memory_reserved() / GIB
-            notes = ("", "")
-        else:
-            allocated = psutil.Process().memory_info().rss / GIB
-            reserved = peak_resident_bytes() / GIB
-            notes = (" (resident set)", " (peak resident set)")
-        self.say(f"\nAllocated memory: {allocated:.4f} GB{notes[0]}")
-        self.say(f"Reserved memory: {reserved:.4f} GB{notes[1]}")
         row = {
             "date": datetime.now(UTC).date().isoformat(),
             "device": self.facts.name,
@@ -224,6 +214,16 @@ class Trainer:
         }
         for line in self.world.summary(row):
             self.say(line)
+        if self.device.type in ("cuda", "xpu"):
+            allocated = torch.accelerator.memory_allocated() / GIB
+            reserved = torch.accelerator.memory_reserved() / GIB
+            notes = ("", "")
+        else:
+            allocated = psutil.Process().memory_info().rss / GIB
+            reserved = peak_resident_bytes() / GIB
+            notes = (" (resident set)", " (peak resident set)")
+        self.say(f"\nAllocated memory: {allocated:.4f} GB{notes[0]}")
+        self.say(f"Reserved memory: {reserved:.4f} GB{notes[1]}")
         if self.options.save:
             weights.save(self.run, self.options.save)
         from common.plot import plot_loss  # matplotlib takes a second to import
