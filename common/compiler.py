@@ -37,3 +37,13 @@ def forget_graphs() -> None:
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
+
+
+def name_fused_kernels() -> None:
+    """From the next compilation on, kernels for CPUs show in a profile under their own names.
+
+    Otherwise a profile shows only the compiled graph that calls them. What was compiled before is
+    dropped: to be called where nothing is timed any more.
+    """
+    forget_graphs()
+    torch._inductor.config.cpp.enable_kernel_profile = True

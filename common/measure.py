@@ -16,6 +16,7 @@ from common.build import Run, build, train_step
 from common.compiler import compiled_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
 from common.device import GIB, PeakMemory, synchronize
+from common.profiling import marked, profile_steps
 from common.recipe import Recipe, Shape
 
 DATA_SEED = 7  # the same windows in the same order at every rung
@@ -31,6 +32,8 @@ class Settings:
     warmup: int = 2  # before them: the first may compile, the second is profiled for the probes
     text: str | None = None  # a file; None: what `read_text` finds
     headroom_gib: float = 0.0  # device memory to leave free
+    profile: bool = False  # a few steps more, after the timed ones
+    trace: str | None = None  # a file for what the profile saw
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -57,6 +60,7 @@ class Measurement:
     text_source: str
     in_effect: dict[str, str] = field(default_factory=dict)  # by rung number
     startup_s: float = 0.0  # from the window's side: everything before the first step
+    profile: dict = field(default_factory=dict)  # as profile_steps returns it; empty: not asked for
 
 
 class Disturbed(Exception):
@@ -170,7 +174,7 @@ def measure(
     reserved, allocated = memory.read()
     del headroom
     audit(run, seen, weights)
-    return Measurement(
+    found = Measurement(
         step_s=step_s,
         window_s=window_s,
         first_step_s=first_step_s,
@@ -185,6 +189,11 @@ def measure(
         in_effect=in_effect,
         startup_s=startup_s,
     )
+    if settings.profile:
+        report("profiling")
+        batches = marked(batches)
+        found.profile = profile_steps(step, run, settings.trace)
+    return found
 
 
 def audit(run: Run, seen: list[torch.Tensor], weights_before: torch.Tensor) -> None:

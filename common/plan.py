@@ -1,7 +1,8 @@
 """What a run measures: which rungs, on top of which, how often, and in which order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from common.device import DeviceFacts
 from common.ladder import Ladder
@@ -28,6 +29,8 @@ class Plan:
     search_s: float  # seconds for the search of the largest batch, on a CPU
     windows: int  # in the training text
     note: str = ""
+    profile: bool = False  # the first round, too: where the time of a step goes
+    traces: Path | None = None  # a folder for what the profiles saw
 
     def jobs(self) -> list[tuple[str, int]]:
         """(series, rung) of one round, in climbing order."""
@@ -42,6 +45,13 @@ class Plan:
         for turn in range(1, self.rounds + 1):
             jobs = self.jobs() if turn % 2 else self.jobs()[::-1]
             yield from ((turn, series, number) for series, number in jobs)
+
+    def settings_of(self, turn: int, series: str, number: int) -> Settings:
+        """How one job is measured: in the first round of the ladder perhaps with a profile."""
+        if not self.profile or turn > 1 or series != LADDER:
+            return self.settings
+        trace = self.traces and str(self.traces.resolve() / f"rung-{number:02}.json")
+        return replace(self.settings, profile=True, trace=trace)
 
 
 @dataclass

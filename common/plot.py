@@ -45,7 +45,7 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     )
     memory.set_xlabel(f"{memory_label(records[0])}, GiB")
     memory.set_xlim(0, 1.35 * (frame["peak_reserved_gib"].max() or 1.0))
-    _finish(figure, (speed, memory), records, path)
+    finish(figure, (speed, memory), records, path)
 
 
 def plot_loss(history: list[tuple[int, float, float]], title: str, path: Path) -> None:
@@ -88,7 +88,7 @@ def plot_losses(records: list[dict], path: Path) -> None:
     axes.set_xlabel("tokens seen")
     axes.set_ylabel("training loss, nats per token")
     axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
-    _finish(figure, [axes], records, path)
+    finish(figure, [axes], records, path)
 
 
 def plot_attribution(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
@@ -121,10 +121,10 @@ def plot_attribution(frame: pd.DataFrame, records: list[dict], path: Path) -> No
         axes.set_xlabel("gain (x1: none), 95 % interval")
     panels[0].set_yticks(range(len(rows)), [f"{row['rung']}  {row['name']}" for row in rows])
     panels[0].invert_yaxis()
-    _finish(figure, panels, records, path)
+    finish(figure, panels, records, path)
 
 
-def _finish(figure, axes, records: list[dict], path: Path) -> None:
+def finish(figure, axes, records: list[dict], path: Path) -> None:
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
     figure.suptitle("\n".join(textwrap.wrap(describe_run(records), 100)), fontsize=10)

@@ -106,7 +106,7 @@ class Climb:
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
         prefix.recipe = self.resolve(prefix)
-        outcome, discarded = self.undisturbed(self.job(series, number, prefix))
+        outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
@@ -167,14 +167,14 @@ class Climb:
             prefix.note = f"search ended at {found.why}"
         return replace(prefix.recipe, batch_size=self.batches.get(applied, full))
 
-    def job(self, series: str, number: int, prefix: Prefix) -> dict:
+    def job(self, turn: int, series: str, number: int, prefix: Prefix) -> dict:
         """The child's task; with the equivalence check the first time."""
         job = {
             "kind": "rung",
             "ladder": self.plan.ladder.name,
             "applied": prefix.applied,
             "recipe": prefix.recipe.to_json(),
-            "settings": self.plan.settings.to_json(),
+            "settings": self.plan.settings_of(turn, series, number).to_json(),
         }
         if not any((s, n) == (series, number) for _, s, n in self.done):
             ladder, baseline = self.plan.ladder, self.plan.baseline

@@ -23,6 +23,8 @@ from common.ladder import Ladder
 from common.measure import Settings
 from common.options import Parser, add_workload_options, seconds, whole, workload, writable_folder
 from common.plan import Plan
+from common.profile_report import profile_markdown, profile_text, to_profile
+from common.profiling import ACTIVITIES
 from common.records import Records, sole_writer
 from common.runner import Climb
 from common.show import to_markdown, to_text
@@ -45,6 +47,8 @@ def make_parser() -> Parser:
     add("--warmup", type=whole(2), metavar="N", help="steps before them")
     add("--attribute", action="store_true", help="also each rung alone, and the stack without it")
     add("--without", metavar="N", help="also the full stack without rung N")
+    add("--profile", action="store_true", help="also where the time of a step goes")
+    add("--trace", type=Path, metavar="DIR", help="the profiles' events, for Chrome or Perfetto")
     add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
     add("--resume", action="store_true", help="go on with the last run in the output folder")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
@@ -78,7 +82,7 @@ def list_rungs(ladder: Ladder) -> None:
 
 def write_results(records: list[dict], out: Path) -> dict[str, str]:
     """Tables and plots from the records. Returns their paths by kind."""
-    from common import plot  # matplotlib takes a second to import
+    from common import plot, plot_profile  # matplotlib takes a second to import
 
     paths = {kind: out / f"ladder.{kind}" for kind in ("csv", "md", "png")}
     paths["losses"] = out / "losses.png"
@@ -93,6 +97,11 @@ def write_results(records: list[dict], out: Path) -> dict[str, str]:
         write_atomically(out / "attribution.csv", to_csv(gains).encode())
         write_atomically(out / "attribution.md", attribution_markdown(gains).encode())
         plot.plot_attribution(gains, records, paths["attribution"])
+    profiles = to_profile(records)
+    if len(profiles):
+        paths["profile"] = out / "profile.png"
+        write_atomically(out / "profile.md", profile_markdown(profiles, records).encode())
+        plot_profile.plot_profile(profiles, records, paths["profile"])
     return {kind: str(path) for kind, path in paths.items()}
 
 
@@ -102,6 +111,8 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     device = describe_in_child(pick_type(options.device))
     work = workload(options, device)
     windows, _ = split(read_tokens(read_text(options.text)), work.shape)
+    if (options.profile or options.trace) and device.type not in ACTIVITIES:
+        raise UserError(f"--profile: torch's profiler sees no kernels on {device.type}")
     alone, without = extra_jobs(options, numbers)
     plan = Plan(
         ladder=LADDER,
@@ -122,6 +133,8 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
         timeout=options.timeout,
         search_s=work.defaults.search_s,
         windows=len(windows),
+        profile=options.profile or options.trace is not None,
+        traces=options.trace and writable_folder("--trace", options.trace),
     )
     return plan, work.note
 
@@ -178,6 +191,10 @@ def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
     print(f"\n{to_text(to_frame(records))}")
     if "attribution" in paths:
         print(f"\n{attribution_text(to_attribution(records))}")
+    if "profile" in paths:
+        print(f"\n{profile_text(to_profile(records))}")
+    elif plan.profile:
+        print("   no profile: no rung was measured with one")
     for warning in warnings(records):
         print(f"   warning: {warning}")
     status = Counter(record["status"] for record in records)

@@ -1,0 +1,223 @@
+"""Where the time of a training step goes: a few steps under torch's profiler, summed into parts.
+
+On a CPU an operator counts with the time it ran itself, without the operators that it called; on a
+GPU a kernel counts with the time it ran on the device. So the parts add up to the window, and what
+no operator or kernel covers is a part, too: Python, bookkeeping, and launches.
+
+An event belongs to a part by its name, by what it runs inside of, and by its shapes: in this model
+only attention has products in batches and tensors with four dimensions, (B, H, T, D) or
+(B, H, T, T). Code may also say so itself: all that runs inside of
+`torch.profiler.record_function("ladder::loss")` belongs to the part "loss".
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, record_function
+
+from common.build import Run
+from common.compiler import name_fused_kernels
+from common.device import synchronize
+
+STEPS = 2  # in the profiled window
+TOP = 10  # the most expensive operators that are kept
+NAME = 200  # characters of a kernel's name that are kept; templates are longer
+MARK = "ladder::"  # of a range that names its part
+WINDOW = f"{MARK}window"
+PRODUCTS, ATTENTION, ELEMENTWISE = "matrix products", "attention", "normalisation and elementwise"
+LOSS, OPTIMIZER, COPIES, WAIT, GAPS = "loss", "optimizer", "copies", "data wait", "gaps"
+PARTS = (PRODUCTS, ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, COPIES, WAIT, GAPS)
+ACTIVITIES = {  # what torch's profiler can see of a device; it sees no kernels of Apple's GPUs
+    "cpu": [ProfilerActivity.CPU],
+    "cuda": [ProfilerActivity.CPU, ProfilerActivity.CUDA],
+    "xpu": [ProfilerActivity.CPU, ProfilerActivity.XPU],
+}
+
+IN_LOSS = re.compile(r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax")
+IN_ATTENTION = re.compile(r"scaled_dot_product|(flash|efficient|cudnn|flex)_attention|ScaledDot")
+OF_ATTENTION = re.compile(r"bmm|softmax|masked_fill|tri[ul]")
+OF_PRODUCTS = re.compile(r"_?(add)?mm(_activation)?|matmul|(mkldnn_|mkl_|_)?linear\w*|_scaled_mm")
+OF_COPIES = re.compile(r"(_foreach_)?copy_|_to_copy|to|clone|contiguous|item|_local_scalar_dense")
+FUSED = re.compile(r"(cpp|triton_[a-z]+)_fused_(\w+?)_?\d*$")  # a kernel of torch.compile's
+ONLY_MOVED = re.compile(r"((_to_copy|clone|copy_?|view|transpose|permute|t)(_|$))+")
+COMPILED = "## Call CompiledFxGraph"
+BOOKKEEPING = re.compile(  # operators that look at a tensor differently, or make room for one
+    r"(_unsafe_)?view|_?reshape(_alias)?|(un)?flatten|(un)?squeeze|expand(_as)?|t|transpose|"
+    r"permute|as_strided|select|slice|narrow|split|chunk|unbind|alias|detach|lift_fresh|set_|"
+    r"(new_)?empty(_like|_strided)?|resize_|resolve_(conj|neg)|result_type"
+)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Some seconds of the window, and what they went to."""
+
+    name: str  # of the operator or kernel
+    part: str
+    seconds: float
+
+
+def marked(batches: Iterator) -> Iterator:
+    """The same batches; waiting for one shows in a profile."""
+    while True:
+        with record_function(f"{MARK}{WAIT}"):
+            batch = next(batches)
+        yield batch
+
+
+def profile_steps(step: Callable[[], None], run: Run, trace: str | None = None) -> dict:
+    """Profile STEPS steps. Times in seconds.
+
+    Returns {"steps", "window_s", "parts": {part: s per step}, "top": [{"name", "part", "s", "calls"
+    per step}]}. `trace`: a file for the events themselves, as Chrome and Perfetto read them.
+    """
+    device = run.device
+    if run.graphs and device.type == "cpu":
+        name_fused_kernels()
+        step()  # compiles once more
+    with torch.profiler.profile(
+        activities=ACTIVITIES[device.type], record_shapes=True, acc_events=True
+    ) as profile:
+        step()  # the profiler's own start-up falls on this one
+        synchronize(device)
+        with record_function(WINDOW):
+            for _ in range(STEPS):
+                step()
+            synchronize(device)
+    if trace:
+        profile.export_chrome_trace(trace)
+    return summary(profile.events(), device.type)
+
+
+def summary(events: Iterable, device_type: str) -> dict:
+    """The window in `events` summed up, as `profile_steps` returns it."""
+    events = list(events)
+    window = next(e for e in events if e.name == WINDOW and e.device_type == DeviceType.CPU)
+    shares = list((on_host if device_type == "cpu" else on_device)(events, window))
+    parts = dict.fromkeys(PARTS, 0.0)
+    seconds, calls = defaultdict(float), defaultdict(int)
+    for share in shares:
+        parts[share.part] += share.seconds / STEPS
+        if share.part not in (WAIT, GAPS):
+            key = share.name[:NAME], share.part
+            seconds[key] += share.seconds / STEPS
+            calls[key] += 1
+    dearest = sorted(seconds, key=seconds.get, reverse=True)[:TOP]
+    return {
+        "steps": STEPS,
+        "window_s": window.time_range.elapsed_us() / 1e6,
+        "parts": parts,
+        "top": [
+            {"name": key[0], "part": key[1], "s": seconds[key], "calls": calls[key] / STEPS}
+            for key in dearest
+        ],
+    }
+
+
+def on_host(events: list, window) -> Iterator[Share]:
+    """What the window's thread did, by operators' own time."""
+    inside = [e for e in events if e is window or window in around(e)]
+    # without their names the time of fused kernels is that of the graph that calls them
+    named = any(FUSED.search(e.name) for e in inside)
+    for event in inside:
+        chain = [event.name, *(e.name for e in around(event))]
+        if not named and event.name.startswith(COMPILED):
+            part = ELEMENTWISE
+        else:
+            part = part_of(chain, event.input_shapes)
+        fused = FUSED.search(event.name)  # inductor puts the graph's number before it
+        yield Share(fused[0] if fused else event.name, part, event.self_cpu_time_total / 1e6)
+
+
+def on_device(events: list, window) -> Iterator[Share]:
+    """What the device did while the host was in the window, by kernels' time on the device.
+
+    Where kernels overlap, the time counts for the one that began first. Where none runs, the
+    device waits for data while the host does, and is otherwise in a gap.
+    """
+    host = [e for e in events if e.device_type == DeviceType.CPU]
+    launches = {e.id: e for e in host if e.linked_correlation_id > 0}
+    operators = {e.id: e for e in host if not e.linked_correlation_id and "::" in e.name}
+    kernels = [e for e in events if e.device_type != DeviceType.CPU and not e.is_user_annotation]
+    waits = [(e.time_range.start, e.time_range.end) for e in host if e.name == f"{MARK}{WAIT}"]
+    reached, end = window.time_range.start, window.time_range.end  # microseconds
+    for kernel in sorted(kernels, key=lambda e: e.time_range.start):
+        begin = min(max(kernel.time_range.start, reached), end)
+        yield from _idle(reached, begin, waits)
+        reached = max(reached, min(kernel.time_range.end, end))
+        if reached > begin:
+            launch = launches.get(kernel.id)
+            launcher = launch and launch.cpu_parent
+            if launcher is None and kernel.linked_correlation_id:  # 0: the profiler knows of none
+                launcher = operators.get(kernel.linked_correlation_id)
+            part = part_of_kernel(kernel.name, launcher)
+            yield Share(kernel.name, part, (reached - begin) / 1e6)
+    yield from _idle(reached, end, waits)
+
+
+def _idle(begin: float, end: float, waits: list[tuple[float, float]]) -> Iterator[Share]:
+    """The time from `begin` to `end`, microseconds, in which the device did nothing."""
+    waited = sum(max(0.0, min(end, b) - max(begin, a)) for a, b in waits)
+    yield Share(WAIT, WAIT, waited / 1e6)
+    yield Share(GAPS, GAPS, (end - begin - waited) / 1e6)
+
+
+def around(event) -> list:
+    """The events that this one ran inside of, innermost first."""
+    found = []
+    while event.cpu_parent is not None:
+        event = event.cpu_parent
+        found.append(event)
+    return found
+
+
+def part_of_kernel(kernel: str, launcher) -> str:
+    """The part of a kernel: by its own name if the compiler gave it one, else by its launcher.
+
+    A kernel without a known launcher, or of one that tells nothing, is elementwise.
+    """
+    chain = [e.name for e in (launcher, *around(launcher))] if launcher else []
+    if FUSED.search(kernel) or not launcher:
+        chain.insert(0, kernel)
+    part = part_of(chain, launcher.input_shapes if launcher else [])
+    return ELEMENTWISE if part == GAPS else part
+
+
+def part_of(chain: list[str], shapes: Iterable = ()) -> str:
+    """The part of an event. `chain`: its name, then what it ran inside of, innermost first."""
+    for name in chain:
+        if name.startswith(MARK) and name.removeprefix(MARK) in PARTS:
+            return name.removeprefix(MARK)
+        if name.startswith("Optimizer."):  # torch's own range around step() and zero_grad()
+            return OPTIMIZER
+    if fused := FUSED.search(chain[0]):
+        return _part_of_fused(fused[1], fused[2])
+    space, _, operator = chain[0].rpartition("::")
+    by_torch = space and "autograd" not in space and chain[0] != WINDOW
+    if not by_torch or BOOKKEEPING.fullmatch(operator):
+        return GAPS
+    if any(IN_LOSS.search(name) for name in chain):
+        return LOSS
+    if OF_COPIES.fullmatch(operator):
+        return COPIES
+    if OF_PRODUCTS.fullmatch(operator):
+        return PRODUCTS
+    heads = any(len(shape) == 4 for shape in shapes or ())
+    if heads or OF_ATTENTION.search(operator) or any(IN_ATTENTION.search(n) for n in chain):
+        return ATTENTION
+    return ELEMENTWISE
+
+
+def _part_of_fused(kind: str, operators: str) -> str:
+    """The part of a compiled kernel, which is named after the operators that it fuses."""
+    if IN_LOSS.search(operators):
+        return LOSS
+    if IN_ATTENTION.search(operators) or OF_ATTENTION.search(operators):
+        return ATTENTION
+    if kind == "triton_tem":  # a template: a matrix product with what follows it
+        return PRODUCTS
+    return COPIES if ONLY_MOVED.fullmatch(operators) else ELEMENTWISE

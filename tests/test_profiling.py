@@ -1,0 +1,281 @@
+"""Where the time goes: the parts add up, each event finds its part, and the clock never sees it."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.autograd import DeviceType
+
+from common import measure as clock
+from common.build import train_step
+from common.data import make_loader
+from common.device import describe
+from common.errors import UserError
+from common.measure import Settings, measure
+from common.plan import ALONE, LADDER, Plan
+from common.plot_profile import plot_profile
+from common.presets import baseline
+from common.profile_report import profile_markdown, profile_text, to_profile
+from common.profiling import (
+    ATTENTION,
+    COPIES,
+    ELEMENTWISE,
+    GAPS,
+    LOSS,
+    MARK,
+    OPTIMIZER,
+    PARTS,
+    PRODUCTS,
+    STEPS,
+    WAIT,
+    WINDOW,
+    part_of,
+    part_of_kernel,
+    summary,
+)
+from common.recipe import Shape
+from common.roofline import Work, least_seconds, least_work
+from steps.run import make_parser, make_plan
+from tests.conftest import fake_ladder, fake_record
+
+SHAPE = Shape(layers=1, heads=2, emb_dim=32, context=16)
+WAITS_S = 0.1
+
+
+class SlowLoader:
+    def __init__(self, *arguments):
+        self.loader = make_loader(*arguments)
+
+    def __iter__(self):
+        for batch in self.loader:
+            time.sleep(WAITS_S)
+            yield batch
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory) -> SimpleNamespace:
+    """The eager baseline with a slow loader, profiled; and which steps a profiler watched."""
+    watched, phases = [], []
+    trace = tmp_path_factory.mktemp("trace") / "rung-00.json"
+    settings = Settings(shape=SHAPE, device="cpu", steps=3, profile=True, trace=str(trace))
+
+    def step(run, inputs, targets):
+        watched.append(torch.autograd._profiler_enabled())
+        return train_step(run, inputs, targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "make_loader", SlowLoader)
+        patch.setattr(clock, "train_step", step)
+        found = measure(baseline("tiny"), settings, report=phases.append)
+    return SimpleNamespace(found=found, watched=watched, phases=phases, trace=trace)
+
+
+def test_the_parts_add_up_to_the_window(profiled):
+    profile = profiled.found.profile
+    assert profile["steps"] * sum(profile["parts"].values()) == pytest.approx(profile["window_s"])
+    assert all(seconds >= 0 for seconds in profile["parts"].values())
+    assert list(profile["parts"]) == list(PARTS)
+
+
+def test_an_eager_step_has_every_part_of_its_work(profiled):
+    parts = profiled.found.profile["parts"]
+    assert all(parts[part] > 0 for part in PARTS)
+    assert parts[PRODUCTS] > parts[COPIES]
+
+
+def test_a_slow_loader_shows_as_data_wait(profiled):
+    assert profiled.found.profile["parts"][WAIT] >= WAITS_S
+
+
+def test_the_dearest_operators_are_kept_in_order(profiled):
+    top = profiled.found.profile["top"]
+    assert 0 < len(top) <= 10
+    assert [one["s"] for one in top] == sorted((one["s"] for one in top), reverse=True)
+    products = next(one for one in top if one["name"] == "aten::mm")
+    assert products["part"] == PRODUCTS
+    # four weights without a bias, and three with one, whose forward product is an addmm
+    assert products["calls"] == 4 * 3 + 3 * 2
+
+
+def test_the_timed_steps_are_not_profiled(profiled):
+    # first step, the probes' profiled step, three timed ones; then the profile's own
+    assert profiled.watched == [False, True, False, False, False] + [True] * (1 + STEPS)
+    assert profiled.phases[-3:] == ["timing", "timed", "profiling"]
+    assert len(profiled.found.step_s) == 3
+    assert len(profiled.found.losses) == 5
+
+
+def test_the_trace_is_a_chrome_trace(profiled):
+    names = {event.get("name") for event in json.loads(profiled.trace.read_text())["traceEvents"]}
+    assert {"aten::mm", WINDOW} <= names
+
+
+@pytest.mark.parametrize(
+    ("part", "chain"),
+    [
+        (PRODUCTS, ["aten::addmm", "aten::linear"]),
+        (PRODUCTS, ["aten::mm", "MmBackward0"]),
+        (PRODUCTS, ["mkldnn::_linear_pointwise"]),
+        (PRODUCTS, ["triton_tem_fused_mm_4"]),
+        (ATTENTION, ["aten::bmm", "aten::matmul"]),
+        (ATTENTION, ["aten::_softmax", "aten::softmax"]),
+        (ATTENTION, ["aten::_softmax_backward_data", "SoftmaxBackward0"]),
+        (ATTENTION, ["aten::masked_fill_"]),
+        (ATTENTION, ["aten::_flash_attention_forward", "aten::scaled_dot_product_attention"]),
+        (ATTENTION, ["cpp_fused__scaled_dot_product_flash_attention_for_cpu_backward_sum_view_3"]),
+        (ELEMENTWISE, ["aten::native_layer_norm"]),
+        (ELEMENTWISE, ["aten::mul", "MulBackward0"]),
+        (ELEMENTWISE, ["graph_0_cpp_fused_add_native_layer_norm_view_3"]),
+        (ELEMENTWISE, ["triton_per_fused_addmm_gelu_native_layer_norm_2"]),
+        (LOSS, ["aten::_log_softmax", "aten::log_softmax", "aten::cross_entropy_loss"]),
+        (LOSS, ["aten::fill_", "aten::zero_", "aten::nll_loss_backward", "NllLossBackward0"]),
+        (LOSS, ["triton_red_fused__log_softmax_nll_loss_forward_0"]),
+        (LOSS, ["aten::mm", f"{MARK}loss", "MmBackward0"]),
+        (OPTIMIZER, ["aten::copy_", "Optimizer.step#AdamW.step"]),
+        (OPTIMIZER, ["aten::_fused_adamw_", "Optimizer.step#AdamW.step", WINDOW]),
+        (COPIES, ["aten::copy_", "aten::_to_copy", "aten::to"]),
+        (COPIES, ["triton_poi_fused__to_copy_transpose_3"]),
+        (GAPS, ["aten::transpose"]),
+        (GAPS, ["autograd::engine::evaluate_function: MmBackward0"]),
+        (GAPS, ["CompiledFunction"]),
+        (GAPS, [WINDOW]),
+    ],
+)
+def test_an_event_finds_its_part(part, chain):
+    assert part_of([*chain, WINDOW]) == part
+
+
+def test_only_attention_has_four_dimensions():
+    assert part_of(["aten::div"], [[2, 12, 64, 64], []]) == ATTENTION
+    assert part_of(["aten::div"], [[2, 64, 768], []]) == ELEMENTWISE
+
+
+def event(name: str, begin: float, end: float, device=DeviceType.CPU, **more) -> SimpleNamespace:
+    """A profiler's event, times in microseconds."""
+    span = SimpleNamespace(start=begin, end=end, elapsed_us=lambda: end - begin)
+    facts = {"id": 0, "linked_correlation_id": 0, "cpu_parent": None, "input_shapes": []}
+    facts |= {"is_user_annotation": False}
+    return SimpleNamespace(name=name, time_range=span, device_type=device, **facts | more)
+
+
+def test_on_a_gpu_kernels_count_and_idle_time_is_a_wait_or_a_gap():
+    """The host launches ahead: kernels run later than the operators that launched them."""
+    gpu = DeviceType.CUDA
+    mm = event("aten::mm", 10, 20, id=1)
+    softmax = event("aten::_softmax", 20, 30, id=2)
+    events = [
+        event(WINDOW, 0, 1000),
+        event(WINDOW, 100, 900, gpu, is_user_annotation=True),
+        event(f"{MARK}{WAIT}", 600, 700),
+        mm,
+        softmax,
+        event("cudaLaunchKernel", 12, 13, id=71, linked_correlation_id=1, cpu_parent=mm),
+        event("gemm_before_the_window", -50, 0, gpu, id=70),
+        event("sgemm_128x64", 100, 400, gpu, id=71, linked_correlation_id=1),
+        event("softmax_warp_forward", 350, 500, gpu, id=72, linked_correlation_id=2),
+        event("triton_per_fused_native_layer_norm_0", 800, 1100, gpu, id=73),
+    ]
+    found = summary(events, "cuda")
+    expected = {PRODUCTS: 300, ATTENTION: 100, ELEMENTWISE: 200, WAIT: 100, GAPS: 300}
+    for part in PARTS:
+        assert STEPS * 1e6 * found["parts"][part] == pytest.approx(expected.get(part, 0)), part
+    assert STEPS * sum(found["parts"].values()) == pytest.approx(found["window_s"])
+    assert found["top"][0] == {"name": "sgemm_128x64", "part": PRODUCTS, "s": 150e-6, "calls": 0.5}
+
+
+def test_a_kernel_is_named_by_the_compiler_or_by_its_launcher():
+    optimizer = event("Optimizer.step#AdamW.step", 0, 9)
+    launcher = event("aten::_foreach_mul_", 0, 9, cpu_parent=optimizer)
+    graph = event("CompiledFunction", 0, 9)
+    assert part_of_kernel("multi_tensor_apply_kernel", launcher) == OPTIMIZER
+    assert part_of_kernel("triton_red_fused_nll_loss_forward_1", graph) == LOSS
+    assert part_of_kernel("vectorized_elementwise_kernel", None) == ELEMENTWISE
+
+
+def test_the_roofline_of_a_small_model_by_hand():
+    shape = Shape(layers=1, heads=1, emb_dim=2, context=2, vocab_size=3)
+    tokens, parameters = 4, 88  # 12 C^2 + 10 C + 2 C + T C + 2 V C
+    found = least_work(shape, tokens, element=4)
+    assert found == {
+        PRODUCTS: Work(6 * 4 * (48 + 6), 4 * 3 * (16 * 4 * 2 + 4 * 2 + 48 + 6)),
+        ATTENTION: Work(6 * 2 * 2 * 4, 4 * 12 * 4 * 2),
+        ELEMENTWISE: Work(3 * 22 * 8 + 27 * 4 * 8, 4 * (3 * 64 + 160 + 8 + 5 * 2) + 8 * 4),
+        LOSS: Work(5 * 4 * 3, 8 * 4),
+        OPTIMIZER: Work(14 * parameters, 4 * 7 * parameters),
+    }
+    full_attention = 12 * 2 * 2  # L C T per token: the shape's own count has no causal half
+    assert found[PRODUCTS].flops == tokens * (shape.flops_per_token() - full_attention)
+
+
+def test_a_part_needs_the_longer_of_its_two_times():
+    assert Work(flops=100, bytes=10).seconds(flops_per_s=10, bytes_per_s=10) == 10
+    assert Work(flops=100, bytes=10).seconds(flops_per_s=100, bytes_per_s=1) == 10
+
+
+def test_without_a_ceiling_there_is_no_roofline():
+    ceilings = {"float32": 1e9, "copy": 1e9}
+    assert least_seconds(fake_record(0, 1, 100.0)) == {}
+    assert least_seconds(fake_record(0, 1, 100.0, ceilings=ceilings, format="bfloat16")) == {}
+    assert least_seconds(fake_record(0, 1, 100.0, ceilings=ceilings, processes=2)) == {}
+    assert min(least_seconds(fake_record(0, 1, 100.0, ceilings=ceilings)).values()) > 0
+
+
+def with_profile(records: list[dict]) -> list[dict]:
+    """The records of a ladder, those of the first round with a profile of 10 ms in every part."""
+    top = [{"name": "k" * 200, "part": PRODUCTS, "s": 0.01, "calls": 3.5}]
+    for record in records:
+        if record["round"] == 1:
+            window_s = STEPS * 0.01 * len(PARTS)
+            parts = dict.fromkeys(PARTS, 0.01)
+            profile = {"steps": STEPS, "window_s": window_s, "parts": parts, "top": top}
+            record["measurement"]["profile"] = profile
+    return records
+
+
+@pytest.mark.parametrize("ceilings", [{}, {"float32": 1e9, "copy": 1e9}])
+def test_the_table_the_page_and_the_picture(tmp_path, ceilings):
+    rates = {number: [100.0, 110.0] for number in range(11)}
+    records = with_profile(fake_ladder(rates, ceilings=ceilings, name="A rung with a long name"))
+    frame = to_profile(records)
+    assert len(frame) == 11
+    assert frame["profiled_ms"][0] == pytest.approx(1e6 * 0.08 / 32)
+    assert frame["explained"].notna().all() == bool(ceilings)
+    text = profile_text(frame)
+    assert max(map(len, text.splitlines())) <= 80
+    page = profile_markdown(frame, records)
+    assert page.count("A rung with a long name") == 3 * 11
+    assert ("n/a" in page) != bool(ceilings)
+    plot_profile(frame, records, tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").stat().st_size > 500
+
+
+def test_records_without_a_profile_have_no_row():
+    assert to_profile(fake_ladder({0: [100.0], 1: [100.0]})).empty
+
+
+def test_only_the_first_round_of_the_ladder_is_profiled(tmp_path):
+    settings = Settings(shape=SHAPE, device="cpu")
+    plan = Plan(
+        ladder=None,
+        baseline=baseline("tiny"),
+        device=describe("cpu"),
+        settings=settings,
+        numbers=(0,),
+        timeout=1.0,
+        search_s=1.0,
+        windows=1,
+        profile=True,
+        traces=tmp_path,
+    )
+    asked = plan.settings_of(1, LADDER, 7)
+    assert asked.profile
+    assert asked.trace == str(tmp_path.resolve() / "rung-07.json")
+    assert plan.settings_of(2, LADDER, 7) == plan.settings_of(1, ALONE, 7) == settings
+
+
+def test_a_trace_folder_that_cannot_be_written_is_a_sentence():
+    options = ["--preset", "tiny", "--device", "cpu", "--trace", "/proc/traces"]
+    with pytest.raises(UserError, match="--trace /proc/traces: cannot be written"):
+        make_plan(make_parser().parse_args(options))
