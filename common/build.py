@@ -55,14 +55,25 @@ def build(
     model = wrap(model)
     if recipe.compile:
         model.compile()  # in place: state_dict keys do not gain a prefix
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
+    optimizer = recipe.optimizer(
+        parameter_groups(model),
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
         fused=recipe.fused_optimizer or None,
     )
     return Run(recipe, shape, device, model, optimizer)
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """One group of all parameters; one for each device mesh where they are sharded over several.
+
+    A fused optimizer cannot update tensors of different meshes in one call.
+    """
+    groups: dict = {}
+    for parameter in model.parameters():
+        groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return [{"params": parameters} for parameters in groups.values()]
 
 
 def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:

@@ -4,9 +4,9 @@ One process per rung and repeat, so that TF32 mode, compile caches, and allocato
 into the next. The process ends with its parent: it watches stdin, which the parent keeps open.
 """
 
-import importlib
 import json
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -19,14 +19,14 @@ from common.ceilings import measure_ceilings
 from common.compiler import forget_graphs
 from common.equivalence import NotEquivalent, check
 from common.errors import UserError
-from common.ladder import NotInEffect
+from common.ladder import DoesNotApply, NotInEffect
 from common.measure import Disturbed, Settings, measure
 from common.recipe import Numerics, Recipe
 
 
 def main() -> None:
     job = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints must not look like an event
 
@@ -36,11 +36,16 @@ def main() -> None:
     print(json.dumps(guarded(job, report)), file=events)
 
 
-def guarded(job: dict, report) -> dict:
+def do(job: dict, report) -> dict:
+    return ceilings(job) if job["kind"] == "ceilings" else rung(job, report)
+
+
+def guarded(job: dict, report, do=do) -> dict:
     """Do the job: its result with status "ok", or the status and reason of what stopped it."""
     try:
-        result = ceilings(job) if job["kind"] == "ceilings" else rung(job, report)
-        return {"status": "ok", "reason": "", **result}
+        return {"status": "ok", "reason": "", **do(job, report)}
+    except DoesNotApply as error:
+        return {"status": "n/a", "reason": str(error)}
     except NotInEffect as error:
         return {"status": "failed", "reason": f"not in effect: {error}"}
     except NotEquivalent as error:
@@ -62,12 +67,7 @@ def ceilings(job: dict) -> dict:
 
 def rung(job: dict, report) -> dict:
     """Check the job's recipe, where the job says against what, and measure it."""
-    ladder = importlib.import_module(job["ladder"]).LADDER if job["applied"] else None
-    rungs = {number: ladder.rung(number) for number in job["applied"]}
-
-    def probe(run) -> dict[str, str]:
-        return {str(number): rung.in_effect(run) for number, rung in rungs.items()}
-
+    probe = prober(job)
     recipe, settings = Recipe.from_json(job["recipe"]), Settings.from_json(job["settings"])
     result = {}
     if "check" in job:
@@ -85,6 +85,17 @@ def rung(job: dict, report) -> dict:
     return result | {"measurement": asdict(measure(recipe, settings, probe, report))}
 
 
+def prober(job: dict):
+    """What asks every applied rung whether its change took effect, by number."""
+    applied = job["applied"]
+    ladder = pkgutil.resolve_name(job["ladder"]) if applied else None
+
+    def probe(run) -> dict[str, str]:
+        return {str(number): ladder.rung(number).in_effect(run) for number in applied}
+
+    return probe
+
+
 def out_of_memory(error: Exception) -> bool:
     """True for an accelerator's out-of-memory error and for a refused allocation on the host."""
     refused = "can't allocate memory" in str(error)  # c10's CPU allocator: a plain RuntimeError
@@ -97,7 +108,7 @@ def in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"[:200]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     sys.stdin.buffer.read()  # returns when the parent's end closes, however the parent ended
     os.killpg(0, signal.SIGKILL)  # with inductor's compile workers; the parent made the group
 

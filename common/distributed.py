@@ -51,32 +51,43 @@ class Torchrun:
                 "this script is started by torchrun: "
                 "torchrun --nproc_per_node=4 02_opt_multi_gpu_ddp.py (one process per device)"
             )
-        rank, timeout = int(os.environ["RANK"]), timedelta(seconds=options.ddp_timeout)
-        device = bind_device(device_type)
-        try:
-            store, rank, size = fresh_store(timeout)
-            dist.init_process_group(
-                BACKENDS.get(device_type, "gloo"),
-                store=store,
-                rank=rank,
-                world_size=size,
-                timeout=timeout,
-            )
+        with joined(device_type, options.ddp_timeout, "--ddp-timeout ") as device:
             yield make_world(device, options)
-        except (RuntimeError, dist.DistError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
-                raise
-            reason = str(error).strip().splitlines()[0][:120]
-            raise UserError(
-                f"rank {rank}: another process did not answer within --ddp-timeout "
-                f"{options.ddp_timeout:g} s or is gone ({reason})"
-            ) from error
-        finally:
-            if dist.is_initialized():
-                dist.destroy_process_group()
 
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
+
+
+@contextmanager
+def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[torch.device]:
+    """Join torchrun's processes, on this process's own device, and leave them cleanly.
+
+    Raises UserError, which names the rank, where another process does not answer in time; `option`
+    is what sets the time.
+    """
+    rank, timeout = int(os.environ["RANK"]), timedelta(seconds=timeout_s)
+    device = bind_device(device_type)
+    try:
+        store, rank, size = fresh_store(timeout)
+        dist.init_process_group(
+            BACKENDS.get(device_type, "gloo"),
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+        )
+        yield device
+    except (RuntimeError, dist.DistError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
+            raise
+        reason = str(error).strip().splitlines()[0][:120]
+        raise UserError(
+            f"rank {rank}: another process did not answer within {option}{timeout_s:g} s "
+            f"or is gone ({reason})"
+        ) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 import torch
 from torch.nn import functional as F
 
-from common.build import build
+from common.build import Run, build
 from common.recipe import Numerics, Recipe, Shape
 
 SHAPE = Shape(layers=2, heads=2, emb_dim=64, context=64, vocab_size=1009)  # a prime: it pads
@@ -52,6 +52,14 @@ def check(
     if numerics is Numerics.EXACT:
         beneath = answers(below, device)
         same = all(torch.equal(own[name], beneath[name]) for name in own)
+    found = judge(own, reference, LIMITS[recipe.format], same)
+    if numerics is Numerics.EXACT and not same:
+        raise NotEquivalent("declared exact, but not bit for bit what the rung below computes")
+    return found
+
+
+def judge(own: dict, reference: dict, limit: float, same: bool = False) -> Equivalence:
+    """Compare loss and gradients by name. Raises NotEquivalent where they are further apart."""
     errors = {name: relative_error(own[name], reference[name]) for name in own}
     loss_error = errors.pop("loss")
     worst = max(errors, key=errors.get)
@@ -61,36 +69,45 @@ def check(
         worst_gradient_error=errors[worst],
         worst_gradient=worst,
         same_as_below=same,
-        limit=LIMITS[recipe.format],
+        limit=limit,
     )
     if not found.worst_gradient_error <= found.limit or not loss_error <= found.limit:  # NaN fails
         raise NotEquivalent(
             f"gradient of {worst} is off by {errors[worst]:.1e}, loss by {loss_error:.1e}; "
             f"allowed: {found.limit:.0e}"
         )
-    if numerics is Numerics.EXACT and not same:
-        raise NotEquivalent("declared exact, but not bit for bit what the rung below computes")
     return found
 
 
-def answers(recipe: Recipe, device: torch.device) -> dict[str, torch.Tensor]:
-    """Loss and every gradient over the tokenizer's ids, in float64 on the CPU, by name."""
-    run = build(replace(recipe, dropout=0.0, batch_size=BATCH_SIZE), SHAPE, device)
+def coarse_weights(run: Run) -> None:
+    """Round the weights to what every dtype can hold, so that all start from the same ones."""
     with torch.no_grad():
         for parameter in run.inner.parameters():
-            parameter.copy_(parameter.bfloat16())  # the same weights in every dtype
+            parameter.copy_(parameter.bfloat16())
+
+
+def made_up_ids(shape: Shape, batch_size: int) -> torch.Tensor:
+    """(B, T + 1) token ids, the same at every call."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(SHAPE.vocab_size, (BATCH_SIZE, SHAPE.context + 1), generator=generator)
-    ids = ids.to(device)
-    logits = run.model(ids[:, :-1])[..., : SHAPE.vocab_size]
+    return torch.randint(shape.vocab_size, (batch_size, shape.context + 1), generator=generator)
+
+
+def answers(
+    recipe: Recipe, device: torch.device, shape: Shape = SHAPE, batch_size: int = BATCH_SIZE
+) -> dict[str, torch.Tensor]:
+    """Loss and every gradient over the tokenizer's ids, in float64 on the CPU, by name."""
+    run = build(replace(recipe, dropout=0.0, batch_size=batch_size), shape, device)
+    coarse_weights(run)
+    ids = made_up_ids(shape, batch_size).to(device)
+    logits = run.model(ids[:, :-1])[..., : shape.vocab_size]
     if recipe.dtype is not torch.float64:
         logits = logits.float()  # as precise as the format allows: a bfloat16 loss has 3 digits
     loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     loss.backward()
     found = {"loss": loss.detach()}
     for name, parameter in run.inner.named_parameters():
-        table = parameter.shape[0] > SHAPE.vocab_size  # padding rows are not compared
-        found[name] = parameter.grad[: SHAPE.vocab_size] if table else parameter.grad
+        table = parameter.shape[0] > shape.vocab_size  # padding rows are not compared
+        found[name] = parameter.grad[: shape.vocab_size] if table else parameter.grad
     return {name: value.cpu().double() for name, value in found.items()}
 
 

@@ -1,7 +1,7 @@
 """A ladder: numbered rungs over a baseline recipe. A rung is a module; see CONTRIBUTING.md."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -12,12 +12,29 @@ class NotInEffect(Exception):
     """A rung's probe found that its change did not take effect. The row is failed, not timed."""
 
 
+class DoesNotApply(Exception):
+    """A rung cannot act here, as only the process that measures it could tell. The row is n/a."""
+
+
 @dataclass(frozen=True)
 class Ladder:
-    """Rung 0 is the baseline; rung n is the nth module."""
+    """Rung 0 is the baseline; rung n is the nth module.
+
+    A rung adds its change to the one below it, or to the one that it names as its BASE.
+    """
 
     name: str  # the package that holds it, importable
     rungs: tuple[ModuleType, ...]
+    attribute: str = "LADDER"  # its own name in that package
+    foot: Callable[[Recipe, object], Recipe] = lambda recipe, device: recipe  # a preset's, changed
+    numbers: tuple[int, ...] | None = None  # the rungs to measure unless asked; None: all
+    report: str = ""  # a module that writes what only this ladder shows
+    note: str = ""  # what its figures are not
+
+    @property
+    def address(self) -> str:
+        """Where a child process finds it, as pkgutil.resolve_name takes it."""
+        return f"{self.name}:{self.attribute}"
 
     @property
     def top(self) -> int:
@@ -36,6 +53,14 @@ class Ladder:
     def numerics(self, number: int) -> Numerics:
         """What the rung declares; the baseline is only rounded."""
         return self.rung(number).NUMERICS if number else Numerics.ROUNDING
+
+    def base(self, number: int) -> int:
+        """The rung that this one adds to."""
+        return getattr(self.rung(number), "BASE", number - 1)
+
+    def chain(self, number: int) -> list[int]:
+        """The rungs from the baseline to this one, through their bases."""
+        return [*self.chain(self.base(number)), number] if number else []
 
     def compose(self, baseline: Recipe, numbers: Iterable[int]) -> Recipe:
         """The baseline with the changes of the given rungs, in order."""

@@ -60,6 +60,7 @@ class Measurement:
     text_source: str
     in_effect: dict[str, str] = field(default_factory=dict)  # by rung number
     startup_s: float = 0.0  # from the window's side: everything before the first step
+    parallel: dict = field(default_factory=dict)  # of several processes; empty for one
     profile: dict = field(default_factory=dict)  # as profile_steps returns it; empty: not asked for
 
 

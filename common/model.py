@@ -120,7 +120,7 @@ class GPT(nn.Module):
         self.token_embedding = nn.Embedding(vocab_size, shape.emb_dim)
         self.position_embedding = nn.Embedding(shape.context, shape.emb_dim)
         self.dropout = nn.Dropout(recipe.dropout)
-        self.blocks = nn.ModuleList(Block(shape, recipe) for _ in range(shape.layers))
+        self.blocks = nn.ModuleList(recipe.block(shape, recipe) for _ in range(shape.layers))
         self.final_norm = recipe.norm(shape.emb_dim)
         self.head = nn.Linear(shape.emb_dim, vocab_size, bias=False)
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.attribution import KINDS
-from common.show import describe_run, gain, memory_label
+from common.show import describe_run, gain, kept_share, memory_label
 
 # Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
@@ -27,7 +27,7 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     best = max(best, frame["tok_per_s_high"].max()) if best > 0 else 1.0
     for place, row in zip(places, rows, strict=True):
         if row["status"] == "ok":
-            speed.barh(place, row["tok_per_s"], color=BLUE, **_error_bar(row, "tok_per_s"))
+            speed.barh(place, row["tok_per_s"], color=BLUE, **error_bar(row, "tok_per_s"))
             end = max(row["tok_per_s"], row["tok_per_s_high"] or 0)  # NaN compares as False
             speed.text(end + 0.01 * best, place, _label(row), va="center", fontsize=9)
             memory.barh(place, row["peak_reserved_gib"], color=ORANGE)
@@ -37,12 +37,11 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
             speed.barh(place, 0.02 * best, fill=False, edgecolor=GREY, linestyle="--")
             reason = textwrap.shorten(f"{row['status']}: {row['reason']}", 84, placeholder="…")
             speed.text(0.03 * best, place, reason, va="center", fontsize=8, color=GREY)
-    speed.set_yticks(places, [f"{row['rung']}  {row['name']}" for row in rows])
+    speed.set_yticks(places, [_name(row) for row in rows])
     speed.invert_yaxis()
     speed.set_xlim(0, 1.35 * best)
-    speed.set_xlabel(
-        "tokens per second, 95 % interval (gain over the rung below; ~: not measurable)"
-    )
+    below = "the rung below" if _is_stair(frame) else "what the rung adds to"
+    speed.set_xlabel(f"tokens per second, 95 % interval (gain over {below}; ~: not measurable)")
     memory.set_xlabel(f"{memory_label(records[0])}, GiB")
     memory.set_xlim(0, 1.35 * (frame["peak_reserved_gib"].max() or 1.0))
     finish(figure, (speed, memory), records, path)
@@ -133,7 +132,7 @@ def finish(figure, axes, records: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
-def _error_bar(row: dict, name: str) -> dict:
+def error_bar(row: dict, name: str) -> dict:
     """matplotlib's arguments for an interval; none where there is no interval."""
     if pd.isna(row[f"{name}_low"]):
         return {}
@@ -141,5 +140,20 @@ def _error_bar(row: dict, name: str) -> dict:
     return {"xerr": sides, "error_kw": {"ecolor": "black", "capsize": 3, "elinewidth": 1}}
 
 
+def _name(row: dict) -> str:
+    """The rung's number and name, and the rung it adds to where that is not the one below."""
+    on = "" if _on_the_rung_below(row) else f" (on {row['base']:.0f})"
+    return f"{row['rung']}  {row['name']}{on}"
+
+
+def _is_stair(frame: pd.DataFrame) -> bool:
+    return all(map(_on_the_rung_below, frame.to_dict("records")))
+
+
+def _on_the_rung_below(row: dict) -> bool:
+    return pd.isna(row["base"]) or row["base"] == row["rung"] - 1
+
+
 def _label(row: dict) -> str:
-    return f"{row['tok_per_s']:,.0f}  {gain(row['x_prev'], row['verdict']).replace('?', '')}"
+    kept = "" if pd.isna(row["efficiency"]) else f" ({kept_share(row)})"
+    return f"{row['tok_per_s']:,.0f}  {gain(row['x_prev'], row['verdict']).replace('?', '')}{kept}"

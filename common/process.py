@@ -6,12 +6,13 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from common.recipe import Recipe
 
 
 class Watch(Protocol):
@@ -41,18 +42,21 @@ def run_job(
     timeout: float,
     report: Callable[[str], None] = lambda phase: None,
     watch: Watch | None = None,
-    command: tuple[str, ...] = (sys.executable, "-m", "common.child"),
+    command: tuple[str, ...] | None = None,
 ) -> Outcome:
     """Give the job to a fresh process and wait for its result, `timeout` seconds at most.
 
-    `watch` is started when the child says that its timed window begins and stopped when it ends.
+    `command` reads the job on stdin; by default the one that measures the job's recipe. `watch` is
+    started when the child says that its timed window begins and stopped when it ends.
 
     Never raises for what the child does; an interrupt ends the child and is passed on.
     """
     begin = time.perf_counter()
+    recipe = Recipe.from_json(job["recipe"])
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
-            command,
+            command or recipe.command(job),
+            env=os.environ | recipe.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -2,12 +2,13 @@
 
 import enum
 import importlib
+import sys
 from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 
-from common.model import GELU, CausalAttention, LayerNorm, StoredMask
+from common.model import GELU, Block, CausalAttention, LayerNorm, StoredMask
 
 LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batch.py)
 
@@ -33,12 +34,24 @@ class Recipe:
     norm: type[nn.Module] = LayerNorm  # built as norm(emb_dim), with .weight and .bias
     activation: type[nn.Module] = GELU  # of the feed-forward layer, built without arguments
     attention: type[CausalAttention] = CausalAttention  # how heads attend
+    block: type[Block] = Block  # attention and feed-forward, built as block(shape, recipe)
     compile: bool = False  # torch.compile the model, in place
     vocab_multiple: int = 1  # pad the vocabulary up to a multiple of this many ids
     batch_size: int | str = 8  # windows per step and device, or LARGEST
     dropout: float = 0.1  # probability, in the three usual places; no rung changes it
     learning_rate: float = 5e-4  # AdamW, constant
     weight_decay: float = 0.1  # AdamW, on all parameters
+    optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
+    devices: int = 1  # that a step may use; only rungs that start several processes read it
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return 1
+
+    def command(self, job: dict) -> tuple[str, ...]:
+        """What measures this recipe in a fresh process, which reads the job on stdin."""
+        return (sys.executable, "-m", "common.child")
 
     @property
     def format(self) -> str:
@@ -46,14 +59,20 @@ class Recipe:
         allows_tf32 = self.dtype is torch.float32 and self.matmul_precision == "high"
         return "tf32" if allows_tf32 else str(self.dtype).removeprefix("torch.")
 
+    def environment(self) -> dict[str, str]:
+        """Environment variables that must be set before that process starts."""
+        return {}
+
     def to_json(self) -> dict:
         """The fields as plain values: classes and dtypes by name."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        values = {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+        return values if type(self) is Recipe else values | {"recipe": plain(type(self))}
 
-    @classmethod
-    def from_json(cls, values: dict) -> "Recipe":
+    @staticmethod
+    def from_json(values: dict) -> "Recipe":
         """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
-        return cls(**{name: restored(value) for name, value in values.items()})
+        restored_values = {name: restored(value) for name, value in values.items()}
+        return restored_values.pop("recipe", Recipe)(**restored_values)
 
 
 def plain(value):

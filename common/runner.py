@@ -87,7 +87,8 @@ class Climb:
     def recall(self, record: dict) -> None:
         """Take over what a kept record decided."""
         key, applied = (record["series"], record["rung"]), record["applied"]
-        recipe = Recipe.from_json(record["recipe"]) if record["recipe"] else None
+        measured = record["status"] == "ok"
+        recipe = Recipe.from_json(record["recipe"]) if measured else None
         self.prefixes[key] = Prefix(
             applied, recipe, record["status"], record["reason"], record["note"]
         )
@@ -110,6 +111,7 @@ class Climb:
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
+            prefix.status, prefix.reason = outcome.status, outcome.reason
             if series == LADDER and number:
                 self.dropped.add(number)
         return record
@@ -122,7 +124,7 @@ class Climb:
             return Prefix([], status="n/a", reason=reason)
         below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
         wanted = {
-            LADDER: [n for n in below if n < number] + [number] * (number > 0),
+            LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],
             ALONE: [number],
             WITHOUT: [n for n in below if n != number],
         }[series]
@@ -171,7 +173,7 @@ class Climb:
         """The child's task; with the equivalence check the first time."""
         job = {
             "kind": "rung",
-            "ladder": self.plan.ladder.name,
+            "ladder": self.plan.ladder.address,
             "applied": prefix.applied,
             "recipe": prefix.recipe.to_json(),
             "settings": self.plan.settings_of(turn, series, number).to_json(),
@@ -254,6 +256,7 @@ class Climb:
                 "round": turn,
                 "series": series,
                 "name": plan.ladder.title(number),
+                "base": plan.ladder.base(number) if number else None,
                 "note": "; ".join(filter(None, (prefix.note, again and f"disturbed: {again}"))),
                 "applied": prefix.applied,
                 "recipe": recipe.to_json() if recipe else None,
@@ -262,6 +265,7 @@ class Climb:
                 "numerics": plan.ladder.numerics(number).value,
                 "flops_per_token": plan.settings.shape.flops_per_token(),
                 "peak_flops": plan.device.peak_flops(recipe) if recipe else None,
+                "processes": recipe.processes if recipe else None,
                 "ceilings": self.ceilings,
                 "discarded": list(discarded),
             }

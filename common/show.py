@@ -32,6 +32,11 @@ def gain(value, verdict) -> str:
     return {UNCHANGED: "~", UNJUDGED: "?"}.get(verdict, f"x{value:.2f}")
 
 
+def kept_share(row: dict) -> str:
+    """How well several processes scale, in words."""
+    return f"{row['efficiency']:.0%} of {row['processes']:.0f}"
+
+
 def spread(row: dict) -> str:
     """Half the width of the rate's interval, in per cent of the rate; empty if unknown."""
     if pd.isna(row["tok_per_s_low"]):
@@ -52,7 +57,7 @@ def to_text(frame: pd.DataFrame) -> str:
             f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s']:>8,.0f}{spread(row):>6}"
             f"{gain(row['x_prev'], row['verdict']):>7}"
             f"{gain(row['x_base'], row['verdict_base']):>7}"
-            f"{row['peak_reserved_gib']:>6.2f} {row['in_effect']}".rstrip()
+            f"{row['peak_reserved_gib']:>6.2f} {row['in_effect']}".rstrip()[:80]
         )
     for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
         lines.append(textwrap.fill(f"   rung {row['rung']}: {row['note']}", 80))

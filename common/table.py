@@ -13,7 +13,7 @@ COLUMNS = [
     *("first_step_s", "peak_reserved_gib", "peak_allocated_gib", "loss", "mfu", "batch_size"),
     *("in_effect", "tok_per_s_low", "tok_per_s_high", "x_prev_low", "x_prev_high", "verdict"),
     *("verdict_base", "rounds", "numerics", "gradient_error", "of_ceiling", "data_wait"),
-    *("joule_per_ktok", "utilisation", "note"),
+    *("joule_per_ktok", "utilisation", "note", "base", "processes", "efficiency"),
 ]
 
 
@@ -77,11 +77,24 @@ def to_frame(records: list[dict]) -> pd.DataFrame:
             row["x_prev"] = math.exp(median(gains[number]))
             row["x_prev_low"], row["x_prev_high"] = map(math.exp, gain_bounds[number])
             row["verdict"] = verdicts[number]
+            row["efficiency"] = _efficiency(rates, applied[number], of_rung)
         if number in over_base:
             row["x_base"] = math.exp(median(over_base[number]))
             row["verdict_base"] = base_verdicts[number]
         rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _efficiency(rates: Rates, applied: tuple, records: list[dict]) -> float | None:
+    """The share of one process's rate that each of several keeps.
+
+    The one process is the last rung on the way up that is measured with one; None without it.
+    """
+    processes = records[-1].get("processes") or 1
+    alone = {tuple(r["applied"]) for r in rates.records if r.get("processes") == 1}
+    below = [applied[:end] for end in range(len(applied)) if applied[:end] in alone]
+    gains = rates.ratio(applied, below[-1]) if below and processes > 1 else []
+    return math.exp(median(gains)) / processes if gains else None
 
 
 def _groups(groups: Mapping[int, list[float]]) -> dict[int, list[float]]:
@@ -94,6 +107,7 @@ def _row(records: list[dict]) -> dict:
     told = good[0] if good else records[-1]
     row = {key: told[key] for key in ("rung", "name", "status", "reason", "numerics", "note")}
     row["rounds"] = len(good)
+    row |= {"base": told.get("base"), "processes": told.get("processes")}
     checks = [r["equivalence"]["worst_gradient_error"] for r in records if r.get("equivalence")]
     row["gradient_error"] = checks[0] if checks else None
     if not good:
@@ -122,7 +136,8 @@ def _shares(records: list[dict], rate: float) -> dict:
     """The rate against the device's peak and measured ceiling, and what it cost."""
     good = [record for record in records if record["status"] == "ok"]
     first = good[0]
-    flops = rate * first["flops_per_token"]
+    devices = first.get("processes") if first["settings"]["device"] != "cpu" else 1
+    flops = rate * first["flops_per_token"] / (devices or 1)
     ceiling = first["ceilings"].get(first["format"])
     tokens = [len(r["measurement"]["step_s"]) * r["measurement"]["tokens_per_step"] for r in good]
     windows = [record["window"] for record in good]

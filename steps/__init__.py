@@ -2,6 +2,7 @@
 
 from common.ladder import Ladder
 from steps import (
+    on_all_devices,
     step01_causal_mask,
     step02_tf32,
     step03_fused_adamw,
@@ -28,4 +29,9 @@ LADDER = Ladder(
         step09_vocab_padding,
         step10_largest_batch,
     ),
+)
+
+# where there are several devices the ladder ends with all of them
+ON_ALL_DEVICES = Ladder(
+    name="steps", attribute="ON_ALL_DEVICES", rungs=(*LADDER.rungs, on_all_devices)
 )

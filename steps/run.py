@@ -5,17 +5,21 @@ ladder.png in the output folder. Nothing is downloaded.
 """
 
 import argparse
+import importlib
 import json
+import pkgutil
 import sys
+import textwrap
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 
 from common.attribution import attribution_markdown, attribution_text, to_attribution
 from common.data import read_text, read_tokens, split, write_atomically
-from common.device import describe_in_child, pick_type
+from common.device import DeviceFacts, describe_in_child, pick_type
 from common.display import Display
 from common.errors import UserError, exit_on_user_error
 from common.gpu_watch import low_utilisation
@@ -29,17 +33,27 @@ from common.records import Records, sole_writer
 from common.runner import Climb
 from common.show import to_markdown, to_text
 from common.table import to_csv, to_frame
-from steps import LADDER
+from steps import LADDER, ON_ALL_DEVICES
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+LADDERS = {  # by name; imported when asked for
+    "steps": lambda: LADDER,
+    "parallel": lambda: importlib.import_module("ladders.parallel").LADDER,
+    "beyond": lambda: importlib.import_module("ladders.beyond").LADDER,
+}
 
 
 def make_parser() -> Parser:
     parser = Parser(prog="python -m steps.run", description=__doc__.splitlines()[0])
+    names = ", ".join(LADDERS)
+    help_ladder = f"one of {names}; default: steps"
+    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=help_ladder)
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
     add_workload_options(parser)
+    several = "processes, where several train together; default: all accelerators, or 2 on a CPU"
+    parser.add_argument("--nproc", type=whole(1), metavar="N", help=several)
     add = parser.add_argument_group("measuring").add_argument
     rounds = "fresh processes per rung; default: 3 on accelerators, 2 on CPUs"
     add("--rounds", type=whole(1), metavar="N", help=rounds)
@@ -51,33 +65,35 @@ def make_parser() -> Parser:
     add("--trace", type=Path, metavar="DIR", help="the profiles' events, for Chrome or Perfetto")
     add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
     add("--resume", action="store_true", help="go on with the last run in the output folder")
-    add("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--out", type=Path, metavar="DIR", help="default: results, or results/L of another ladder")
     return parser
 
 
-def rung_number(option: str, text: str, least: int = 0) -> int:
-    if not text.strip().isdecimal() or not least <= int(text) <= LADDER.top:
-        raise UserError(f"{option} {text}: must be a rung from {least} to {LADDER.top}")
+def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:
+    if not text.strip().isdecimal() or not least <= int(text) <= ladder.top:
+        raise UserError(f"{option} {text}: must be a rung from {least} to {ladder.top}")
     return int(text)
 
 
 def chosen_rungs(ladder: Ladder, upto: str | None, only: str | None) -> tuple[int, ...]:
-    """The rungs that --upto and --only ask for; all without them."""
-
+    """The rungs that --upto and --only ask for; without them, the ladder's own choice."""
     if upto is not None and only is not None:
         raise UserError("--upto and --only: give one of them")
     if only is not None:
-        return tuple(sorted({rung_number("--only", part) for part in only.split(",")}))
-    last = ladder.top if upto is None else rung_number("--upto", upto)
-    return tuple(range(last + 1))
+        return tuple(sorted({rung_number(ladder, "--only", part) for part in only.split(",")}))
+    last = ladder.top if upto is None else rung_number(ladder, "--upto", upto)
+    numbers = ladder.numbers or range(ladder.top + 1)
+    return tuple(number for number in numbers if number <= last)
 
 
 def list_rungs(ladder: Ladder) -> None:
-    print(" 0  baseline                  every choice at its plain default")
+    print(" 0  baseline")
     for number in range(1, ladder.top + 1):
-        rung = ladder.rung(number)
-        changes = ", ".join(rung.CHANGES)
-        print(f"{number:>2}  {ladder.title(number):<25} {changes:<20} {rung.NUMERICS.value}")
+        rung, base = ladder.rung(number), ladder.base(number)
+        changes = ", ".join(rung.CHANGES) + (f" (on {base})" if base != number - 1 else "")
+        print(f"{number:>2}  {ladder.title(number):<27} {changes:<26} {rung.NUMERICS.value}")
+    if ladder.note:
+        print(ladder.note)
 
 
 def write_results(records: list[dict], out: Path) -> dict[str, str]:
@@ -102,21 +118,34 @@ def write_results(records: list[dict], out: Path) -> dict[str, str]:
         paths["profile"] = out / "profile.png"
         write_atomically(out / "profile.md", profile_markdown(profiles, records).encode())
         plot_profile.plot_profile(profiles, records, paths["profile"])
+    if report := own_report(records):
+        paths |= report.write(records, out)
     return {kind: str(path) for kind, path in paths.items()}
+
+
+def own_report(records: list[dict]):
+    """The module that writes what only these records' ladder shows, or None."""
+    name = pkgutil.resolve_name(f"{records[0]['ladder']}:LADDER").report
+    return importlib.import_module(name) if name else None
 
 
 def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     """What the options ask for, and a note on what was chosen. Raises UserError."""
-    numbers = chosen_rungs(LADDER, options.upto, options.only)
+    ladder = LADDERS[options.ladder]()
+    numbers = chosen_rungs(ladder, options.upto, options.only)
     device = describe_in_child(pick_type(options.device))
     work = workload(options, device)
+    devices = processes(options, device)
+    alone, without = extra_jobs(ladder, options, numbers)
+    if options.ladder == "steps" and devices > 1 and not alone + without:
+        ladder = ON_ALL_DEVICES
+        numbers = chosen_rungs(ladder, options.upto, options.only)
     windows, _ = split(read_tokens(read_text(options.text)), work.shape)
     if (options.profile or options.trace) and device.type not in ACTIVITIES:
         raise UserError(f"--profile: torch's profiler sees no kernels on {device.type}")
-    alone, without = extra_jobs(options, numbers)
     plan = Plan(
-        ladder=LADDER,
-        baseline=work.recipe,
+        ladder=ladder,
+        baseline=ladder.foot(replace(work.recipe, devices=devices), device),
         device=device,
         settings=Settings(
             shape=work.shape,
@@ -139,14 +168,27 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     return plan, work.note
 
 
-def extra_jobs(options, numbers: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def processes(options: argparse.Namespace, device: DeviceFacts) -> int:
+    """How many may train together. Raises UserError where --nproc is more than the devices."""
+    on_cpu = device.type == "cpu"
+    if options.nproc and not on_cpu and options.nproc > device.count:
+        raise UserError(f"--nproc {options.nproc}: there are {device.count} {device.type} devices")
+    by_default = (2 if options.ladder == "parallel" else 1) if on_cpu else device.count
+    return options.nproc or by_default
+
+
+def extra_jobs(
+    ladder: Ladder, options: argparse.Namespace, numbers: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The rungs to measure alone, and those to leave out of the full stack.
 
     What the ladder itself measures is not measured again: rung 1 alone, and the top left out.
     """
-    top = LADDER.top
+    top = ladder.top
+    if options.ladder != "steps" and (options.attribute or options.without is not None):
+        raise UserError("--attribute and --without: only for --ladder steps")
     if options.without is not None:
-        number = rung_number("--without", options.without, least=1)
+        number = rung_number(ladder, "--without", options.without, least=1)
         if numbers != tuple(range(top + 1)):
             raise UserError("--without: needs the full stack; leave out --upto and --only")
         return (), (number,) if number < top else ()
@@ -160,10 +202,11 @@ def extra_jobs(options, numbers: tuple[int, ...]) -> tuple[tuple[int, ...], tupl
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.list:
-        list_rungs(LADDER)
+        list_rungs(LADDERS[options.ladder]())
         return 0
     plan, note = make_plan(options)
-    out = writable_folder("--out", options.out)
+    default = Path("results") / ("" if options.ladder == "steps" else options.ladder)
+    out = writable_folder("--out", options.out or default)
     with sole_writer(out):
         return climb(plan, note, options.resume, out)
 
@@ -195,6 +238,10 @@ def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
         print(f"\n{profile_text(to_profile(records))}")
     elif plan.profile:
         print("   no profile: no rung was measured with one")
+    if report := own_report(records):
+        print(f"\n{report.text(records)}")
+    if plan.ladder.note:
+        print(textwrap.fill(plan.ladder.note, 80, initial_indent="   ", subsequent_indent="   "))
     for warning in warnings(records):
         print(f"   warning: {warning}")
     status = Counter(record["status"] for record in records)
@@ -210,7 +257,7 @@ def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
         "runner_s": round(wall_s - run.child_s, 1),
     }
     print(json.dumps({"records": str(store.path), **paths, **totals}))
-    return INTERRUPTED if interrupted else 1 if failed else 0
+    return INTERRUPTED if interrupted else 1 if failed or not status["ok"] else 0
 
 
 def warnings(records: list[dict]) -> list[str]:

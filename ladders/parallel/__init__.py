@@ -1,1 +1,56 @@
-"""Many devices: what distribution costs, and what it saves."""
+"""The parallel ladder: from one process to data, sharded, tensor, and pipeline parallelism."""
+
+from common.ladder import Ladder
+from common.recipe import Recipe
+from ladders.parallel import (
+    step01_data_parallel,
+    step02_accumulation,
+    step03_zero1,
+    step04_zero2,
+    step05_zero3,
+    step06_checkpointing,
+    step07_tensor_parallel,
+    step08_pipeline,
+    step09_one_forward_one_backward,
+    step10_mesh_2d,
+    step11_mesh_3d,
+)
+from ladders.parallel.recipe import ParallelRecipe
+
+ON_ONE = (1, 3, 5, 6, 7, 9)  # of the ten steps: what one process does in every rung here
+
+
+def foot(recipe: Recipe, device) -> ParallelRecipe:
+    """One process with the steps of ON_ONE that apply, without dropout, whose draws would differ.
+
+    On CPUs in float32, so that gradients can be compared closely.
+    """
+    from steps import LADDER as STEPS  # whose last bar is rung 1 of this ladder
+
+    recipe = ParallelRecipe.of(recipe, dropout=0.0)
+    for number in ON_ONE:
+        rung = STEPS.rung(number)
+        if rung.applies(device, recipe) is None and (number != 5 or device.type != "cpu"):
+            recipe = rung.apply(recipe)
+    return recipe
+
+
+LADDER = Ladder(
+    name="ladders.parallel",
+    foot=foot,
+    report="ladders.parallel.report",
+    note="On CPUs these figures show correctness and memory, not speed: processes share the cores.",
+    rungs=(
+        step01_data_parallel,
+        step02_accumulation,
+        step03_zero1,
+        step04_zero2,
+        step05_zero3,
+        step06_checkpointing,
+        step07_tensor_parallel,
+        step08_pipeline,
+        step09_one_forward_one_backward,
+        step10_mesh_2d,
+        step11_mesh_3d,
+    ),
+)

@@ -1,0 +1,47 @@
+"""6. Checkpointing.
+
+Changes: of a block's activations only its input is kept; the backward pass computes the others
+again.
+Why: activations, which no sharding of the model makes smaller, shrink to one tensor a block.
+Cost: every block's forward pass runs twice, up to a third more work in a step. When not: if the
+activations fit.
+Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from common.ladder import NotInEffect
+from common.model import Block
+from common.recipe import Numerics
+from ladders.parallel.layout import ParallelRun
+from ladders.parallel.recipe import ParallelRecipe
+
+BASE = 5
+CHANGES = ("block",)
+NUMERICS = Numerics.ROUNDING
+
+
+class CheckpointedBlock(Block):
+    """Runs its forward pass again when the backward pass needs what it made."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def applies(device, recipe: ParallelRecipe) -> str | None:
+    return None
+
+
+def in_effect(run: ParallelRun) -> str:
+    blocks = run.shape.layers
+    forwards = run.calls.get("aten::scaled_dot_product_attention", 0)
+    if forwards < 2 * blocks:
+        raise NotInEffect(f"{forwards} forward passes through {blocks} blocks")
+    return f"{forwards} for {blocks} blocks"
+
+
+def apply(recipe: ParallelRecipe) -> ParallelRecipe:
+    return replace(recipe, block=CheckpointedBlock)

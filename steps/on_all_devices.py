@@ -1,0 +1,28 @@
+"""11. DDP on all devices.
+
+Changes: every device trains on windows of its own, as 02_opt_multi_gpu_ddp.py does: rung 1 of the
+parallel ladder on top of the ten steps.
+Why faster: n devices see n times the tokens in a step.
+Cost: gradients are averaged at every step, and what does not hide behind the backward pass is lost;
+the efficiency says how much is kept. The batch of a step is n times as large.
+Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
+"""
+
+from common.recipe import Numerics, Recipe
+from ladders.parallel import step01_data_parallel as data_parallel
+from ladders.parallel.recipe import ParallelRecipe
+
+CHANGES = data_parallel.CHANGES
+NUMERICS = Numerics.DIFFERENT_WORK
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    return None if recipe.devices > 1 else "there is only one device"
+
+
+def in_effect(run) -> str:
+    return data_parallel.in_effect(run)
+
+
+def apply(recipe: Recipe) -> ParallelRecipe:
+    return data_parallel.apply(ParallelRecipe.of(recipe))
