@@ -43,7 +43,8 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     below = "the rung below" if _is_stair(frame) else "what the rung adds to"
     speed.set_xlabel(f"tokens per second, 95 % interval (gain over {below}; ~: not measurable)")
     memory.set_xlabel(f"{memory_label(records[0])}, GiB")
-    memory.set_xlim(0, 1.35 * (frame["peak_reserved_gib"].max() or 1.0))
+    most = frame["peak_reserved_gib"].max()
+    memory.set_xlim(0, 1.35 * (most if most > 0 else 1.0))
     finish(figure, (speed, memory), records, path)
 
 
@@ -86,7 +87,8 @@ def plot_losses(records: list[dict], path: Path) -> None:
         axes.plot(tokens, losses, color=colour, linewidth=width, label=label)
     axes.set_xlabel("tokens seen")
     axes.set_ylabel("training loss, nats per token")
-    axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
+    if first_round:
+        axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0), loc="upper left")
     finish(figure, [axes], records, path)
 
 

@@ -66,7 +66,7 @@ def run_job(
         try:
             child.stdin.write(json.dumps(job).encode() + b"\n")
             child.stdin.flush()
-            for event in _events(child.stdout, begin + timeout):
+            for event in _events(child, begin + timeout):
                 if event.get("phase") == "timing" and watch:
                     watch.start(child.pid)
                 elif event.get("phase") == "timed":
@@ -99,15 +99,17 @@ def run_job(
     )
 
 
-def _events(stream, deadline: float):
-    """JSON lines from a pipe until it closes or the deadline passes."""
+def _events(child: subprocess.Popen, deadline: float):
+    """JSON lines from its stdout until that closes, it is gone, or the deadline passes."""
     buffer = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(stream, selectors.EVENT_READ)
+        selector.register(child.stdout, selectors.EVENT_READ)
         while (left := deadline - time.perf_counter()) > 0:
-            if not selector.select(left):
-                return
-            chunk = os.read(stream.fileno(), 65536)
+            if not selector.select(min(left, 1.0)):
+                if child.poll() is not None:  # what it started may still hold the pipe
+                    return
+                continue
+            chunk = os.read(child.stdout.fileno(), 65536)
             if not chunk:
                 return
             *lines, buffer = (buffer + chunk).split(b"\n")

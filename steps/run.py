@@ -132,14 +132,13 @@ def own_report(records: list[dict]):
 def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     """What the options ask for, and a note on what was chosen. Raises UserError."""
     ladder = LADDERS[options.ladder]()
-    numbers = chosen_rungs(ladder, options.upto, options.only)
     device = describe_in_child(pick_type(options.device))
-    work = workload(options, device)
     devices = processes(options, device)
-    alone, without = extra_jobs(ladder, options, numbers)
-    if options.ladder == "steps" and devices > 1 and not alone + without:
+    if ladder is LADDER and devices > 1 and not options.attribute and options.without is None:
         ladder = ON_ALL_DEVICES
-        numbers = chosen_rungs(ladder, options.upto, options.only)
+    numbers = chosen_rungs(ladder, options.upto, options.only)
+    alone, without = extra_jobs(ladder, options, numbers)
+    work = workload(options, device)
     windows, _ = split(read_tokens(read_text(options.text)), work.shape)
     if (options.profile or options.trace) and device.type not in ACTIVITIES:
         raise UserError(f"--profile: torch's profiler sees no kernels on {device.type}")

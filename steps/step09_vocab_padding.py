@@ -24,7 +24,7 @@ def applies(device, recipe: Recipe) -> str | None:
 
 
 def in_effect(run: Run) -> str:
-    rows = {run.model.token_embedding.num_embeddings, run.model.head.out_features}
+    rows = {run.inner.token_embedding.num_embeddings, run.inner.head.out_features}
     if len(rows) != 1 or (count := rows.pop()) % MULTIPLE:
         raise NotInEffect(f"the vocabulary is not a multiple of {MULTIPLE}")
     return f"{count:,} rows"

@@ -46,7 +46,7 @@ def to_parallel(records: list[dict]) -> pd.DataFrame:
                 kept["idle"] = median(bubble["idle"] for bubble in bubbles)
                 kept["idle_predicted"] = bubbles[0]["predicted"]
         rows.append(kept)
-    columns = ["processes", "tok_per_s_each", "efficiency", *HELD, "sent_mib"]
+    columns = ["processes", "tok_per_s", "tok_per_s_each", "efficiency", *HELD, "sent_mib"]
     return pd.DataFrame(rows).reindex(
         columns=dict.fromkeys(
             [*rows[0], *columns, "idle", "idle_predicted", *(k for row in rows for k in row)]

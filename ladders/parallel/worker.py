@@ -1,7 +1,7 @@
 """One process of several that measure a rung together. torchrun starts it, with a job as argument.
 
 The events go out on the first process's stdout, as common/child.py's do. A process ends when stdin
-does: the runner holds the other end, so none is left behind however the runner or torchrun ended.
+does: the runner holds its other end until torchrun is gone, so none is left behind.
 """
 
 import json
