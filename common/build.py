@@ -24,6 +24,7 @@ class Run:
     shape: Shape
     device: torch.device
     model: nn.Module
+    objective: nn.Module  # the model and its loss
     optimizer: torch.optim.Optimizer
     batch: tuple[torch.Tensor, ...] = ()  # the last one, on the host, as the loader gave it
     operators: frozenset[str] = frozenset()  # that ran in one profiled step
@@ -53,8 +54,9 @@ def build(
     seed_parameters(model, shape)
     model.to(device=device, dtype=recipe.dtype)
     model = wrap(model)
-    if recipe.compile:
-        model.compile()  # in place: state_dict keys do not gain a prefix
+    objective = recipe.objective(model, recipe)
+    if recipe.compile:  # in place: state_dict keys do not gain a prefix
+        (objective if recipe.loss_in_graph else model).compile(mode=recipe.compile_mode)
     optimizer = recipe.optimizer(
         parameter_groups(model),
         lr=recipe.learning_rate,
@@ -62,7 +64,7 @@ def build(
         # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
         fused=recipe.fused_optimizer or None,
     )
-    return Run(recipe, shape, device, model, optimizer)
+    return Run(recipe, shape, device, model, objective, optimizer)
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
@@ -108,8 +110,7 @@ def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     The loss stays on the device: reading it here would wait for the device at every step.
     """
     run.optimizer.zero_grad()
-    logits = run.model(inputs)  # (B, T, V)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+    loss = run.objective(inputs, targets)
     loss.backward()
     run.optimizer.step()
     return loss.detach()

@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 
 class StoredMask(nn.Module):
@@ -126,12 +127,28 @@ class GPT(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T) int64 to logits (B, T, V)."""
+        return self.head(self.hidden(ids))
+
+    def hidden(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) int64 to what the head reads, (B, T, C)."""
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(positions)
         x = self.dropout(x)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.final_norm(x))
+        return self.final_norm(x)
+
+
+class LogitsLoss(nn.Module):
+    """The objective: the logits in full, then their cross-entropy with the ids that follow."""
+
+    def __init__(self, model: nn.Module, recipe) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, T) and the ids that follow them (B, T) to the mean loss, ()."""
+        return F.cross_entropy(self.model(ids).flatten(0, 1), targets.flatten())
 
 
 def parameter_sizes(shape, vocab_size: int) -> list[int]:

@@ -1,7 +1,7 @@
 """What a run measures: which rungs, on top of which, how often, and in which order."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.device import DeviceFacts
@@ -63,3 +63,4 @@ class Prefix:
     status: str = ""
     reason: str = ""
     note: str = ""
+    candidates: dict[str, float | None] = field(default_factory=dict)  # tok/s of what was tried

@@ -56,7 +56,7 @@ def run_job(
     with tempfile.TemporaryFile() as stderr:
         child = subprocess.Popen(
             command or recipe.command(job),
-            env=os.environ | recipe.environment(),
+            env=os.environ | recipe.variables(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import nn
 
-from common.model import GELU, Block, CausalAttention, LayerNorm, StoredMask
+from common.model import GELU, Block, CausalAttention, LayerNorm, LogitsLoss, StoredMask
 
 LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batch.py)
 
@@ -36,6 +36,10 @@ class Recipe:
     attention: type[CausalAttention] = CausalAttention  # how heads attend
     block: type[Block] = Block  # attention and feed-forward, built as block(shape, recipe)
     compile: bool = False  # torch.compile the model, in place
+    compile_mode: str = "default"  # torch.compile's
+    objective: type[nn.Module] = LogitsLoss  # from ids to the loss, built as objective(model, self)
+    loss_in_graph: bool = False  # compile the objective instead of the model
+    loss_rows: int = 0  # tokens at a time, for objectives that never hold all logits
     vocab_multiple: int = 1  # pad the vocabulary up to a multiple of this many ids
     batch_size: int | str = 8  # windows per step and device, or LARGEST
     dropout: float = 0.1  # probability, in the three usual places; no rung changes it
@@ -43,6 +47,7 @@ class Recipe:
     weight_decay: float = 0.1  # AdamW, on all parameters
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
     devices: int = 1  # that a step may use; only rungs that start several processes read it
+    environment: tuple[str, ...] = ()  # NAME=VALUE, set before the process starts
 
     @property
     def processes(self) -> int:
@@ -59,9 +64,9 @@ class Recipe:
         allows_tf32 = self.dtype is torch.float32 and self.matmul_precision == "high"
         return "tf32" if allows_tf32 else str(self.dtype).removeprefix("torch.")
 
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         """Environment variables that must be set before that process starts."""
-        return {}
+        return dict(setting.split("=", 1) for setting in self.environment)
 
     def to_json(self) -> dict:
         """The fields as plain values: classes and dtypes by name."""
@@ -84,6 +89,8 @@ def plain(value):
 
 def restored(value):
     """The inverse of `plain`: a dotted name becomes the class or dtype it names."""
+    if isinstance(value, list):
+        return tuple(value)
     if not isinstance(value, str) or "." not in value:
         return value
     module, _, name = value.rpartition(".")

@@ -17,9 +17,15 @@ from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
+from common.table import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
 
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
+
+
+def best(candidates: dict[str, float | None]) -> str:
+    """The label of the highest rate; None: not measured."""
+    return max(candidates, key=lambda label: candidates[label] or 0.0)
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Climb:
     dropped: set[int] = field(default_factory=set)  # rungs whose change is not carried up
     prefixes: dict[tuple[str, int], Prefix] = field(default_factory=dict)
     batches: dict[tuple[int, ...], int] = field(default_factory=dict)  # found, by applied rungs
+    chosen: dict[int, str] = field(default_factory=dict)  # among a rung's candidates, by rung
     done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
     child_s: float = 0.0  # seconds in children, for the runner's own share
 
@@ -96,6 +103,9 @@ class Climb:
             self.dropped.add(record["rung"])
         if recipe and record["searched"]:
             self.batches[tuple(applied)] = recipe.batch_size
+        if tried := record.get("candidates"):
+            self.prefixes[key].candidates = tried
+            self.chosen[record["rung"]] = best(tried)
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
         """One rung, once: its record. None where an earlier round already said all there is."""
@@ -107,6 +117,8 @@ class Climb:
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
         prefix.recipe = self.resolve(prefix)
+        if series == LADDER and number not in self.chosen:
+            self.choose(number, prefix)
         outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
@@ -130,7 +142,7 @@ class Climb:
         }[series]
         applied = []
         for candidate in wanted:
-            recipe = ladder.compose(self.plan.baseline, applied)
+            recipe = self.composed(applied)
             reason = ladder.rung(candidate).applies(self.plan.device, recipe)
             if reason and candidate != number:
                 if series == LADDER:  # it was not asked to be measured, so nothing dropped it yet
@@ -142,7 +154,41 @@ class Climb:
                     self.dropped.add(number)
                 return Prefix(applied, status="n/a", reason=reason)
             applied.append(candidate)
-        return Prefix(applied, ladder.compose(self.plan.baseline, applied))
+        return Prefix(applied, self.composed(applied))
+
+    def composed(self, numbers: list[int]) -> Recipe:
+        """The baseline with the rungs' changes, and among their candidates what was chosen."""
+        recipe = self.plan.baseline
+        for number in sorted(n for n in numbers if n):
+            rung = self.plan.ladder.rung(number)
+            recipe = rung.apply(recipe)
+            if number in self.chosen:
+                recipe = rung.candidates(recipe)[self.chosen[number]]
+        return recipe
+
+    def choose(self, number: int, prefix: Prefix) -> None:
+        """Measure what a rung leaves open, a process for each, and take the fastest.
+
+        Where none could be measured the rung's own first choice stays, and its row says what fails.
+        """
+        rung = self.plan.ladder.rung(number) if number else None
+        if not hasattr(rung, "candidates"):
+            return
+        settings = self.plan.settings
+        few = replace(settings, steps=max(2, settings.steps // 2), warmup=2)
+        for label, recipe in rung.candidates(prefix.recipe).items():
+            self.display.phase(f"trying {label}")
+            job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe.to_json()}
+            outcome = self.child(job | {"settings": few.to_json()})
+            rate = tok_per_s(vars(outcome)) if outcome.status == "ok" else None
+            prefix.candidates[label] = rate
+        if any(prefix.candidates.values()):
+            self.chosen[number] = best(prefix.candidates)
+            prefix.recipe = rung.candidates(prefix.recipe)[self.chosen[number]]
+            prefix.note = "tried: " + ", ".join(
+                f"{label} {rate:,.0f}" if rate else f"{label} failed"
+                for label, rate in prefix.candidates.items()
+            )
 
     def resolve(self, prefix: Prefix) -> Recipe:
         """The recipe with LARGEST replaced by the batch that a search finds.
@@ -180,7 +226,7 @@ class Climb:
         }
         if not any((s, n) == (series, number) for _, s, n in self.done):
             ladder, baseline = self.plan.ladder, self.plan.baseline
-            below = ladder.compose(baseline, [n for n in prefix.applied if n != number])
+            below = self.composed([n for n in prefix.applied if n != number])
             job["check"] = {
                 "baseline": baseline.to_json(),
                 "below": below.to_json(),
@@ -261,6 +307,7 @@ class Climb:
                 "applied": prefix.applied,
                 "recipe": recipe.to_json() if recipe else None,
                 "searched": tuple(prefix.applied) in self.batches,
+                "candidates": prefix.candidates,  # tokens per second of each, if there were any
                 "format": recipe.format if recipe else None,
                 "numerics": plan.ladder.numerics(number).value,
                 "flops_per_token": plan.settings.shape.flops_per_token(),

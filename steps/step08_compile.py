@@ -26,9 +26,10 @@ def applies(device, recipe: Recipe) -> str | None:
 def in_effect(run: Run) -> str:
     if run.graphs == 0:
         raise NotInEffect("nothing was compiled: the model ran eagerly")
-    if run.graph_breaks:
+    wrapped = run.model is not run.inner  # DDP cuts the graph, so that it can send in between
+    if run.graph_breaks and not wrapped:
         raise NotInEffect(f"the graph broke {run.graph_breaks} times")
-    return f"{run.graphs} graph{'s' * (run.graphs > 1)}, 0 breaks"
+    return f"{run.graphs} graph{'s' * (run.graphs > 1)}, {run.graph_breaks} breaks"
 
 
 def apply(recipe: Recipe) -> Recipe:

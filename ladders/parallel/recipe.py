@@ -85,6 +85,6 @@ class ParallelRecipe(Recipe):
         worker = ("-m", "ladders.parallel.worker", json.dumps(job))
         return (*launcher, f"--nproc-per-node={self.processes}", *worker)
 
-    def environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
         threads = max(1, (os.cpu_count() or 1) // self.devices)  # the same at every rung
-        return {"OMP_NUM_THREADS": str(threads)}
+        return Recipe.variables(self) | {"OMP_NUM_THREADS": str(threads)}

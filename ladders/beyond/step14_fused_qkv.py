@@ -1,0 +1,47 @@
+"""14. Fused QKV.
+
+Changes: query, key, and value come from one matrix product with the three weights side by side.
+Why faster: one larger product instead of three; its input is read once, and so is its gradient.
+Cost: the weights are copied together at every step, so that their names stay those of the other
+rungs. When not: at widths at which one projection fills the device.
+Source: Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053. Expected: 1 to 3 %.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch.nn import functional as F
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.recipe import Numerics, Recipe
+from steps.step07_flash_attention import FlashAttention
+
+CHANGES = ("attention",)
+NUMERICS = Numerics.ROUNDING
+
+
+class FusedProjection(FlashAttention):
+    """One product for query, key, and value."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+        weights = (self.W_query.weight, self.W_key.weight, self.W_value.weight)
+        parts = F.linear(x, torch.cat(weights)).chunk(3, dim=-1)
+        context = self.attend(*map(self.split_heads, parts))
+        return self.out_proj(context.transpose(1, 2).flatten(2))
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    if recipe.attention is not FlashAttention:
+        return "it builds on FlashAttention (step 7)"
+    return None
+
+
+def in_effect(run: Run) -> str:
+    if not all(isinstance(block.attention, FusedProjection) for block in run.inner.blocks):
+        raise NotInEffect("a block projects three times")
+    return "1 product"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, attention=FusedProjection)
