@@ -5,14 +5,15 @@ batch, copying it, forward, backward, update. The device is synchronised at the 
 only; on CUDA and XPU the steps between are timed by events that the device itself records.
 """
 
+import itertools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 
-from common.build import Run, build, train_step
+from common.build import Run, build, evaluate, train_step
 from common.compiler import compiled_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
 from common.device import GIB, PeakMemory, synchronize
@@ -20,6 +21,7 @@ from common.profiling import marked, profile_steps
 from common.recipe import Recipe, Shape
 
 DATA_SEED = 7  # the same windows in the same order at every rung
+VALIDATION_WINDOWS = 8  # of the held-out text: outside the clock, so it costs no tok/s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ class Settings:
     warmup: int = 2  # before them: the first may compile, the second is profiled for the probes
     text: str | None = None  # a file; None: what `read_text` finds
     headroom_gib: float = 0.0  # device memory to leave free
+    validate: bool = False  # also the loss on held-out text, after the timed steps
     profile: bool = False  # a few steps more, after the timed ones
     trace: str | None = None  # a file for what the profile saw
 
@@ -59,6 +62,7 @@ class Measurement:
     text_sha256: str
     text_source: str
     in_effect: dict[str, str] = field(default_factory=dict)  # by rung number
+    validation_loss: float | None = None  # in nats, after the last step; None: not asked for
     startup_s: float = 0.0  # from the window's side: everything before the first step
     parallel: dict = field(default_factory=dict)  # of several processes; empty for one
     profile: dict = field(default_factory=dict)  # as profile_steps returns it; empty: not asked for
@@ -135,7 +139,7 @@ def measure(
     report("building")
     device = torch.device(settings.device)
     text = read_text(settings.text)
-    windows, _ = split(read_tokens(text), settings.shape)
+    windows, held_out = split(read_tokens(text), settings.shape)
     headroom = torch.empty(int(settings.headroom_gib * GIB), dtype=torch.uint8, device=device)
     run = build(recipe, settings.shape, device)
     batches = iter(make_loader(windows, recipe, Endless(windows, DATA_SEED)))
@@ -190,6 +194,10 @@ def measure(
         in_effect=in_effect,
         startup_s=startup_s,
     )
+    if settings.validate:
+        report("validating")
+        one_by_one = make_loader(held_out, replace(recipe, batch_size=1, pin_memory=False))
+        found.validation_loss = evaluate(run, itertools.islice(one_by_one, VALIDATION_WINDOWS))
     if settings.profile:
         report("profiling")
         batches = marked(batches)

@@ -84,6 +84,8 @@ def plot_losses(records: list[dict], path: Path) -> None:
         tokens = [measured["tokens_per_step"] * (step + 1) for step in range(len(losses))]
         width = 4 - 3 * place / max(1, len(first_round))  # thinner on top: all stay visible
         label = f"{record['rung']}  {record['name']}"
+        if (held_out := measured.get("validation_loss")) is not None:
+            label += f"\n    held-out text: {held_out:.3f}"
         axes.plot(tokens, losses, color=colour, linewidth=width, label=label)
     axes.set_xlabel("tokens seen")
     axes.set_ylabel("training loss, nats per token")

@@ -137,6 +137,12 @@ def to_brief_markdown(records: list[dict]) -> str:
     return f"{markdown_table(head, rows)}\n\n{notes(records)}"
 
 
+def losses(row: dict) -> str:
+    """The training loss, and the one on held-out text where it was asked for."""
+    held_out = cell(row["validation_loss"], ".3f")
+    return f"{row['loss']:.3f}" + (f" (held-out {held_out})" if held_out else "")
+
+
 def to_markdown(records: list[dict]) -> str:
     """ladder.md: everything, with the published A100 gains beside this machine's."""
     a100 = published_gains()
@@ -157,7 +163,7 @@ def to_markdown(records: list[dict]) -> str:
                 a100.get(row["rung"], ""),
                 f"{row['peak_reserved_gib']:.2f}",
                 f"{row['first_step_s']:.1f}",
-                f"{row['loss']:.3f}",
+                losses(row),
                 row["numerics"],
                 cell(row["gradient_error"], ".0e", "n/a"),
                 cell(row["mfu"], ".1%", "n/a"),

@@ -14,6 +14,7 @@ COLUMNS = [
     *("in_effect", "tok_per_s_low", "tok_per_s_high", "x_prev_low", "x_prev_high", "verdict"),
     *("verdict_base", "rounds", "numerics", "gradient_error", "of_ceiling", "data_wait"),
     *("joule_per_ktok", "utilisation", "note", "base", "processes", "efficiency"),
+    "validation_loss",
 ]
 
 
@@ -126,6 +127,7 @@ def _row(records: list[dict]) -> dict:
             "peak_allocated_gib": None if None in allocated else max(allocated),
             "loss": mean(measured[0]["losses"][-steps:]),
             "batch_size": told["recipe"]["batch_size"],
+            "validation_loss": measured[0].get("validation_loss"),
             "in_effect": measured[0]["in_effect"].get(str(told["rung"]), ""),
             "data_wait": median(m["data_wait_s"] / m["window_s"] for m in measured),
         }

@@ -63,6 +63,7 @@ def make_parser() -> Parser:
     add("--without", metavar="N", help="also the full stack without rung N")
     add("--profile", action="store_true", help="also where the time of a step goes")
     add("--trace", type=Path, metavar="DIR", help="the profiles' events, for Chrome or Perfetto")
+    add("--validate", action="store_true", help="also the loss on held-out text at the end")
     add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
     add("--resume", action="store_true", help="go on with the last run in the output folder")
     add("--out", type=Path, metavar="DIR", help="default: results, or results/L of another ladder")
@@ -152,6 +153,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
             steps=options.steps or work.defaults.steps,
             warmup=options.warmup or work.defaults.warmup,
             text=options.text,
+            validate=options.validate,
         ),
         numbers=numbers,
         alone=alone,
