@@ -30,6 +30,7 @@ class HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, rows: int):
         count = hidden.shape[0]
+        precise = torch.promote_types(weight.dtype, torch.float32)  # what chunks are summed in
         hidden_grad, weight_grad, loss = [], None, 0.0
         for begin in range(0, count, rows):
             chunk = hidden[begin : begin + rows]
@@ -37,7 +38,7 @@ class HeadLoss(torch.autograd.Function):
             logits_grad = (logits_grad / count).to(hidden.dtype)
             loss = loss + part / count
             hidden_grad.append(logits_grad @ weight)
-            product = (logits_grad.T @ chunk).float()  # summed in float32 over the chunks
+            product = (logits_grad.T @ chunk).to(precise)
             weight_grad = product if weight_grad is None else weight_grad + product
         ctx.save_for_backward(torch.cat(hidden_grad), weight_grad.to(weight.dtype))
         return loss
@@ -54,8 +55,8 @@ class HeadLoss(torch.autograd.Function):
 
 
 def softmax_loss(logits: torch.Tensor, targets: torch.Tensor):
-    """The summed loss, (), of logits (N, V) in any precision; its gradient (N, V) in float32."""
-    logits = logits if logits.dtype is torch.float64 else logits.float()
+    """The summed loss, (), of logits (N, V) in any precision; its gradient (N, V), not rounded."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     top = logits.amax(dim=-1, keepdim=True)
     powers = (logits - top).exp()
     total = powers.sum(dim=-1, keepdim=True)
