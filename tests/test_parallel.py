@@ -54,6 +54,7 @@ def test_every_rung_is_measured_and_equal_to_one_process(climbed):
     done, records, _ = climbed
     assert done.returncode == 0, done.stdout + done.stderr
     assert {n for n, r in records.items() if r["status"] == "ok"} == set(range(10))
+    assert records[0]["ceilings"]["float32"] > 0
     for number in range(10):
         found = records[number]["equivalence"]
         assert found["worst_gradient_error"] < 5e-6  # float32 against float64, gathered

@@ -81,6 +81,8 @@ class ParallelRecipe(Recipe):
         return max(n for n in range(1, most + 1) if self.windows % n == 0)
 
     def command(self, job: dict) -> tuple[str, ...]:
+        if job["kind"] == "ceilings":  # a device's, not a step's
+            return Recipe.command(self, job)
         launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
         worker = ("-m", "ladders.parallel.worker", json.dumps(job))
         return (*launcher, f"--nproc-per-node={self.processes}", *worker)
