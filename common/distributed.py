@@ -3,9 +3,10 @@
 import argparse
 import json
 import os
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,13 +15,14 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import UserError
+from common.errors import OtherLost, UserError, end_now
 from common.options import seconds, whole
 from common.records import append_line
 from common.world import World
 
 HEADROOM_GIB = 1.5  # for NCCL's buffers and DDP's gradient buckets beside the model
-SEARCH_TIMEOUT = timedelta(hours=2)  # the others wait while the first looks for the largest batch
+NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them
+SEARCHING = -1  # what the first process tells the others while it searches for a number
 PREFLIGHT_MIB, PREFLIGHT_REPEATS = 16, 5
 SAME = ("device", "shape", "recipe", "threads", "torch")  # what an efficiency needs to be the same
 
@@ -46,10 +48,11 @@ class Torchrun:
         Raises UserError where torchrun did not start this process, a device is missing, or another
         process does not answer in time.
         """
-        if "RANK" not in os.environ:
+        if missing := [name for name in NEEDED if name not in os.environ]:
             raise UserError(
-                "this script is started by torchrun: "
-                "torchrun --nproc_per_node=4 02_opt_multi_gpu_ddp.py (one process per device)"
+                "this script is started by torchrun: torchrun --nproc_per_node=4 "
+                "02_opt_multi_gpu_ddp.py (one process per device); without it, not set: "
+                + ", ".join(missing)
             )
         with joined(device_type, options.ddp_timeout, "--ddp-timeout ") as device:
             yield make_world(device, options)
@@ -62,13 +65,23 @@ BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[torch.device]:
     """Join torchrun's processes, on this process's own device, and leave them cleanly.
 
-    Raises UserError, which names the rank, where another process does not answer in time; `option`
+    Raises OtherLost, which names the rank, where another process does not answer in time; `option`
     is what sets the time.
     """
     rank, timeout = int(os.environ["RANK"]), timedelta(seconds=timeout_s)
     device = bind_device(device_type)
+
+    def lost(reason: str) -> OtherLost:
+        return OtherLost(
+            f"rank {rank}: another process did not answer within {option}{timeout_s:g} s "
+            f"or is gone ({reason})"
+        )
+
     try:
-        store, rank, size = fresh_store(timeout)
+        where = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
+        # torch itself gives up after the time-out and a pause, but for one case: see ended_after
+        with ended_after(2 * timeout_s, lost(f"no store answers at {where}")):
+            store, rank, size = fresh_store(timeout)
         dist.init_process_group(
             BACKENDS.get(device_type, "gloo"),
             store=store,
@@ -80,14 +93,24 @@ def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[tor
     except (RuntimeError, dist.DistError) as error:
         if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
             raise
-        reason = str(error).strip().splitlines()[0][:120]
-        raise UserError(
-            f"rank {rank}: another process did not answer within {option}{timeout_s:g} s "
-            f"or is gone ({reason})"
-        ) from error
+        raise lost(str(error).strip().splitlines()[0][:120]) from error
+    else:  # only then: with answers outstanding, gloo can crash here, before the error is told
+        dist.destroy_process_group()
+
+
+@contextmanager
+def ended_after(seconds: float, error: OtherLost) -> Iterator[None]:
+    """End this process with the error if the block takes longer.
+
+    A store's client waits for ever for a program that is no store and never answers (torch 2.13).
+    """
+    timer = threading.Timer(seconds, end_now, [error])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        timer.cancel()
 
 
 def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
@@ -98,7 +121,15 @@ def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
     and keep to keys of their own. Agents on several machines count restarts differently: there
     TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 makes torchrun open a new store each time (launch/).
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    try:
+        store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        port = os.environ["MASTER_PORT"]
+        raise UserError(
+            f"MASTER_PORT {port}: in use by another program; give a free one"
+        ) from error
     if os.environ.get("GROUP_WORLD_SIZE") == "1":
         store = dist.PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
     return store, rank, size
@@ -140,12 +171,21 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         dist.all_reduce(tensor, operation)
         return tensor.item()
 
-    patient = dist.new_group(backend="gloo", timeout=SEARCH_TIMEOUT)
+    waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.ddp_timeout))
 
-    def from_first(value: int) -> int:
-        tensor = torch.tensor(value)
-        dist.broadcast(tensor, src=0, group=patient)
-        return int(tensor.item())
+    def from_first(find: Callable[[], int]) -> int:
+        def tell(value: int) -> int:
+            tensor = torch.tensor(value)
+            dist.broadcast(tensor, src=0, group=waiting)
+            return int(tensor.item())
+
+        if rank == 0:
+            with repeated(lambda: tell(SEARCHING), options.ddp_timeout / 3):
+                found = find()
+            return tell(found)
+        while (found := tell(SEARCHING)) == SEARCHING:
+            pass
+        return found
 
     def summary(facts: dict) -> list[str]:
         choices = {"bucket_mib": options.bucket_mib, "static_graph": options.static_graph}
@@ -166,6 +206,25 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         from_first=from_first,
         summary=summary,
     )
+
+
+@contextmanager
+def repeated(action: Callable[[], object], every_s: float) -> Iterator[None]:
+    """Do it again and again in a thread while the block runs, as a sign of life."""
+    done = threading.Event()
+
+    def repeat() -> None:
+        with suppress(RuntimeError):  # another process is gone: the next collective says so, too
+            while not done.wait(every_s):
+                action()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def preflight(device: torch.device) -> dict[str, float]:

@@ -1,11 +1,17 @@
 """A user's mistake is one plain sentence and exit status 2, never a traceback."""
 
+import os
 import sys
 from contextlib import contextmanager
+from typing import NoReturn
 
 
 class UserError(Exception):
     """What is wrong, in one sentence: the option, the value, and what is allowed."""
+
+
+class OtherLost(UserError):
+    """Another process is late or gone, and threads of this one may still wait for it."""
 
 
 @contextmanager
@@ -14,5 +20,23 @@ def exit_on_user_error():
     try:
         yield
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, OtherLost):
+            end_now(error)
+        say(error)
         raise SystemExit(2) from None
+
+
+def end_now(error: OtherLost) -> NoReturn:
+    """Print it and end the process with status 2, whatever its threads do.
+
+    The interpreter's own end destroys gloo's groups, which joins their threads; one of those may
+    wait for the interpreter in turn, for ever (torch 2.13).
+    """
+    say(error)
+    sys.stdout.flush()
+    os._exit(2)
+
+
+def say(error: UserError) -> None:
+    sys.stderr.write(f"error: {error}\n")  # one write: lines of several processes must not mix
+    sys.stderr.flush()

@@ -84,6 +84,8 @@ def plain(value):
     """A recipe value for a record: a class as its qualified name, a dtype as its own."""
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, tuple):
+        return list(value)  # as it comes back from a file: records are compared
     return str(value) if isinstance(value, torch.dtype) else value
 
 

@@ -84,7 +84,8 @@ class Trainer:
         if found:  # the batch that was found then: the same tokens in the same order
             recipe = replace(recipe, batch_size=found.batch_size)
         elif needs_search(recipe):
-            recipe = replace(recipe, batch_size=self.find_batch(recipe, len(train)))
+            batch = world.from_first(lambda: self.find_batch(recipe, len(train)))
+            recipe = replace(recipe, batch_size=batch)
         if recipe.batch_size * world.size > len(train):
             raise UserError(
                 f"--batch-size {recipe.batch_size}: with {world.size} process(es) a step wants "
@@ -106,25 +107,22 @@ class Trainer:
 
     def find_batch(self, recipe: Recipe, windows: int) -> int:
         """The largest batch that trains here; the first process searches for all."""
-        batch = 0
-        if self.world.rank == 0:
-            found = find_largest(
-                recipe,
-                self.work.recipe.batch_size,
-                Settings(
-                    shape=self.work.shape,
-                    device=self.device.type,
-                    text=self.options.text,
-                    headroom_gib=self.world.headroom_gib,
-                ),
-                windows=windows // self.world.size,
-                seconds=self.work.defaults.search_s,
-                timeout=self.options.timeout,
-                report=self.say,
-            )
-            batch = found.batch_size
-            self.say(f"batch {batch} (the search ended at {found.why})\n")
-        return self.world.from_first(batch)
+        found = find_largest(
+            recipe,
+            self.work.recipe.batch_size,
+            Settings(
+                shape=self.work.shape,
+                device=self.device.type,
+                text=self.options.text,
+                headroom_gib=self.world.headroom_gib,
+            ),
+            windows=windows // self.world.size,
+            seconds=self.work.defaults.search_s,
+            timeout=self.options.timeout,
+            report=self.say,
+        )
+        self.say(f"batch {found.batch_size} (the search ended at {found.why})\n")
+        return found.batch_size
 
     def first_windows(self, windows: Windows) -> list:
         """The same few windows for every evaluation, in batches that fit beside the training.

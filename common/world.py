@@ -20,7 +20,7 @@ class World:
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     slowest: Callable[[float], float] = lambda value: value  # the largest of all processes' values
     mean: Callable[[float], float] = lambda value: value  # over all processes, for display only
-    from_first: Callable[[int], int] = lambda value: value  # the first process's value
+    from_first: Callable[[Callable[[], int]], int] = lambda find: find()  # what its `find` returns
     summary: Callable[[dict], list[str]] = lambda facts: []  # what to say of it at the end
 
 

@@ -6,9 +6,11 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -62,10 +64,17 @@ def start(command: list[str], log: Path) -> subprocess.Popen:
 
 
 def wait_for_step(log: Path, step: int, launcher: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while max(losses(log.read_text()), default=-1) < step:
-        assert time.monotonic() < deadline
+    def reached() -> bool:
         assert launcher.poll() is None, log.read_text()
+        return max(losses(log.read_text()), default=-1) >= step
+
+    wait_until(reached)
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
@@ -161,6 +170,73 @@ def test_a_process_that_falls_silent_ends_in_a_sentence_and_leaves_no_orphan(tmp
     assert "error: rank 0: another process did not answer within --ddp-timeout 5 s" in said
     _, alive = psutil.wait_procs(workers.values(), timeout=10)
     assert alive == []
+
+
+def test_a_search_waits_for_the_first_process_as_long_as_it_lives(tmp_path):
+    log = tmp_path / "log"
+    launcher = start(torchrun(tmp_path, "--ddp-timeout", "2"), log)
+    wait_until(lambda: "trying batch 4" in log.read_text())  # so the first try took some seconds
+    assert launcher.poll() is None
+    workers = workers_of(launcher)
+    workers[0].suspend()
+    wait_until(lambda: "error: rank 1: another process did not answer within" in log.read_text())
+    workers[0].kill()  # torchrun would only ask it to end
+    assert launcher.wait(60) != 0
+    assert "the search ended" not in log.read_text()
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """A port of a program that answers nobody."""
+    with socket.create_server(("", 0)) as server:
+        yield str(server.getsockname()[1])
+
+
+def by_hand(folder: Path, rank: int, port: str) -> subprocess.CompletedProcess:
+    """One of two processes, without torchrun."""
+    names = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost"}
+    command = torchrun(folder, "--batch-size", "1", "--ddp-timeout", "2")
+    script = [sys.executable, *command[command.index("02_opt_multi_gpu_ddp.py") :]]
+    return finish(script, **{k: str(v) for k, v in names.items()}, MASTER_PORT=port)
+
+
+def left_behind(folder: Path) -> list[list[str]]:
+    lines = (process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if str(folder / "ddp.jsonl") in line]
+
+
+@pytest.mark.parametrize(("rank", "sentence"), [
+    (0, "MASTER_PORT {}: in use by another program; give a free one"),
+    (1, "rank 1: another process did not answer within --ddp-timeout 2 s or is gone "
+        "(no store answers at localhost:{})"),
+])  # fmt: skip
+def test_a_port_in_use_is_a_sentence(tmp_path, taken, rank, sentence):
+    done = by_hand(tmp_path, rank, taken)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {sentence.format(taken)}"
+
+
+def test_a_process_that_never_comes_is_a_sentence(tmp_path, taken):
+    with socket.create_server(("", 0)) as server:
+        port = str(server.getsockname()[1])
+    done = by_hand(tmp_path, 0, port)
+    assert done.returncode == 2
+    assert "error: rank 0: another process did not answer within --ddp-timeout 2 s" in done.stderr
+
+
+@pytest.mark.parametrize("trouble", ["a port in use", "a machine that never comes"])
+def test_where_torchrun_itself_gives_up_nothing_is_left_behind(tmp_path, taken, trouble):
+    launcher = {
+        "a port in use": (f"--master-port={taken}",),
+        "a machine that never comes": (
+            *("--nnodes=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"),
+            "--rdzv-conf=join_timeout=3",
+        ),
+    }[trouble]
+    done = finish(torchrun(tmp_path, launcher=launcher))
+    assert done.returncode != 0
+    assert ("EADDRINUSE" in done.stderr) == (trouble == "a port in use")
+    assert left_behind(tmp_path) == []
 
 
 def test_more_processes_than_devices_is_a_sentence(monkeypatch):

@@ -1,5 +1,6 @@
 """Two machines, made of network namespaces on this one, train together."""
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from tests.test_distributed import EAGER, TINY, losses
+from tests.test_distributed import EAGER, TINY, losses, wait_until, workers_of
 
 HOSTS = ("ladder-a", "ladder-b")
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -49,7 +50,8 @@ def hosts():
         for host in HOSTS:
             listed = subprocess.run(["ip", "netns", "pids", host], capture_output=True, text=True)
             for pid in listed.stdout.split():
-                psutil.Process(int(pid)).kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    psutil.Process(int(pid)).kill()
             subprocess.run(["ip", "netns", "delete", host], capture_output=True)
 
 
@@ -67,7 +69,7 @@ def start(folder, place: int, *options: str) -> subprocess.Popen:
         return subprocess.Popen(
             command,
             cwd=PROJECT,
-            env=EAGER | {"GLOO_SOCKET_IFNAME": wire},
+            env=EAGER | {"GLOO_SOCKET_IFNAME": wire, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -88,3 +90,33 @@ def test_two_hosts_agree_with_one_process(hosts, tmp_path):
             [float(n) for n in re.findall(r"\d+\.\d+", text)] for text in (loss, losses(said)[step])
         )
         assert together == pytest.approx(alone, abs=0.01)
+
+
+def test_a_cut_cable_ends_in_a_sentence_on_both_hosts(hosts, tmp_path):
+    pair = [start(tmp_path, place, "--epochs", "50", "--ddp-timeout", "5") for place in (0, 1)]
+
+    def said() -> list[str]:
+        return [(tmp_path / host).read_text() for host in HOSTS]
+
+    def reached(step: int) -> bool:
+        assert {host.poll() for host in pair} == {None}, said()
+        return max(losses("".join(said())), default=-1) >= step
+
+    wait_until(lambda: reached(3))
+    workers = [worker for host in pair for worker in workers_of(host).values()]
+    assert len(workers) == 4
+    ip("-n", HOSTS[0], "link", "set", "wire-a", "down")  # nothing is refused: only silence
+    # not by torchrun: the far host's still waits for the rendezvous, which is on the near one
+    wait_until(lambda: not any(map(works, workers)), 30)
+    for text in said():
+        assert re.search(r"^error: rank \d: .* did not answer within --ddp-timeout 5 s", text, re.M)
+    for host in pair:
+        host.kill()
+        host.wait()
+
+
+def works(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # one whose torchrun has not noticed
+    except psutil.NoSuchProcess:
+        return False
