@@ -3,7 +3,8 @@
 From one device's measured step and the model's gradient bytes: tokens per second, efficiency, and
 memory for DDP and ZeRO-1, 2, 3. Arithmetic, not a measurement: it says what it assumes. With
 --published it starts from the published A100 figures and says what would have to be true for its
-arithmetic to give the published figure for four GPUs.
+arithmetic to give the published figure for four GPUs; with --against it stands beside what was
+measured with several processes.
 
 Units: seconds, bytes, GB/s of 1e9 bytes in one direction per GPU, GiB of 2^30 bytes.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from common.device import GIB
 from common.errors import UserError, exit_on_user_error
 from common.options import Parser, whole, writable_folder
+from ladders.parallel import against
 from ladders.parallel.forecast_report import assumptions, calibration_text, title, to_text
 from ladders.parallel.measured import Measured, from_published, from_records, published_ddp
 from ladders.parallel.network import (
@@ -163,6 +165,8 @@ def make_parser() -> Parser:
     found = "records.jsonl, or a folder with one; default: results"
     start.add_argument("--records", metavar="PATH", help=found)
     start.add_argument("--published", action="store_true", help="from the published A100 figures")
+    beside = "the records of steps.run --ladder parallel, to hold the forecast against them"
+    start.add_argument("--against", metavar="PATH", help=beside)
     add("--rung", type=whole(0), metavar="N", help="to start from; default: the fastest")
     add("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     return parser
@@ -170,6 +174,11 @@ def make_parser() -> Parser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
+    if options.against:
+        alone, rows = against.against(options.against)
+        print(against.to_text(alone, rows))
+        print(json.dumps({"source": alone.source, "against": rows}))
+        return 0
     per_node = options.per_node
     for count in options.gpus:
         if count > per_node and count % per_node:
