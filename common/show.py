@@ -95,8 +95,10 @@ def describe_run(records: list[dict]) -> str:
     )
 
 
-def published_gains() -> dict[int, str]:
-    """The published A100 gain of each rung over the one below it."""
+def published_gains(records: list[dict]) -> dict[int, str]:
+    """The published A100 gain of each rung over the one below it; none for other ladders."""
+    if records[0]["ladder"] != "steps":
+        return {}
     rates = pd.read_csv(PUBLISHED, comment="#").set_index("rung")["tok_per_s"]
     return {n: f"x{rates[n] / rates[n - 1]:.2f}" for n in rates.index if n - 1 in rates.index}
 
@@ -114,14 +116,12 @@ def in_words(value, verdict) -> str:
 
 def to_brief_markdown(records: list[dict]) -> str:
     """README's table: what most readers want to know."""
-    a100 = published_gains()
+    a100 = published_gains(records)
     memory = f"{memory_label(records[0])}, GiB"
     head = {"#": "--:", "rung": ":--", "tok/s (95 %)": "--:", "over the rung below": "--:"}
-    head |= {
-        "over the baseline": "--:",
-        memory: "--:",
-        "A100, published: over the rung below": "--:",
-    }
+    head |= {"over the baseline": "--:", memory: "--:"}
+    if a100:
+        head["A100, published: over the rung below"] = "--:"
     rows = []
     for row in to_frame(records).to_dict("records"):
         number = row["rung"]
@@ -133,7 +133,7 @@ def to_brief_markdown(records: list[dict]) -> str:
                 in_words(row["x_base"], row["verdict_base"]),
                 f"{row['peak_reserved_gib']:.2f}",
             ]
-        rows.append([str(number), row["name"], *figures, a100.get(number, "")])
+        rows.append([str(number), row["name"], *figures, *([a100.get(number, "")] if a100 else [])])
     return f"{markdown_table(head, rows)}\n\n{notes(records)}"
 
 
@@ -145,22 +145,23 @@ def losses(row: dict) -> str:
 
 def to_markdown(records: list[dict]) -> str:
     """ladder.md: everything, with the published A100 gains beside this machine's."""
-    a100 = published_gains()
+    a100 = published_gains(records)
     head = {"#": "--:", "rung": ":--", "tok/s": "--:", "95 % interval": "--:", "x prev": "--:"}
-    head |= {"x base": "--:", "A100, published: x prev": "--:"}
+    head |= {"x base": "--:"} | ({"A100, published: x prev": "--:"} if a100 else {})
     head |= {f"GiB ({memory_label(records[0])})": "--:", "first step, s": "--:", "loss": "--:"}
     head |= {"numerics": ":--", "gradient error": "--:", "MFU": "--:", "of ceiling": "--:"}
     head |= {"J / 1000 tok": "--:", "in effect": ":--"}
     rows = []
     for row in to_frame(records).to_dict("records"):
-        figures = [row["status"], "", "", "", a100.get(row["rung"], ""), *[""] * 8, row["reason"]]
+        published = [a100.get(row["rung"], "")] if a100 else []
+        figures = [row["status"], "", "", "", *published, *[""] * 8, row["reason"]]
         if row["status"] == "ok":
             figures = [
                 f"{row['tok_per_s']:,.0f}",
                 " to ".join(cell(row[f"tok_per_s_{end}"], ",.0f", "?") for end in ("low", "high")),
                 in_words(row["x_prev"], row["verdict"]),
                 in_words(row["x_base"], row["verdict_base"]),
-                a100.get(row["rung"], ""),
+                *published,
                 f"{row['peak_reserved_gib']:.2f}",
                 f"{row['first_step_s']:.1f}",
                 losses(row),
