@@ -54,9 +54,14 @@ class Ladder:
         """What the rung declares; the baseline is only rounded."""
         return self.rung(number).NUMERICS if number else Numerics.ROUNDING
 
+    def named_base(self, number: int) -> int | None:
+        """The rung that this one says it adds to, and cannot do without; None for a stair's."""
+        return getattr(self.rung(number), "BASE", None)
+
     def base(self, number: int) -> int:
         """The rung that this one adds to."""
-        return getattr(self.rung(number), "BASE", number - 1)
+        named = self.named_base(number)
+        return number - 1 if named is None else named
 
     def chain(self, number: int) -> list[int]:
         """The rungs from the baseline to this one, through their bases."""

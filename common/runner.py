@@ -134,6 +134,12 @@ class Climb:
         if series == WITHOUT and number in self.dropped:
             reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
             return Prefix([], status="n/a", reason=reason)
+        if series == LADDER and number and ladder.named_base(number) in self.dropped:
+            self.dropped.add(number)
+            base = ladder.base(number)
+            told = self.prefixes.get((LADDER, base))
+            reason = f"it adds to rung {base}: {told.reason if told else 'that does not apply'}"
+            return Prefix([], status="n/a", reason=reason)
         below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
         wanted = {
             LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],

@@ -166,6 +166,15 @@ def test_what_does_not_divide_is_a_sentence(tmp_path, options, sentence):
     assert last_json(done)["n/a"] == 1
 
 
+def test_a_rung_without_its_base_does_not_apply(tmp_path):
+    """Two layers make no four stages, so the other schedule has nothing to run on either."""
+    done = run(*command(tmp_path, "--nproc", "4", "--only", "8,9"))
+    assert done.returncode == 1
+    pipe, other = Records(tmp_path / "records.jsonl").read()
+    assert pipe["status"] == other["status"] == "n/a"
+    assert other["reason"] == "it adds to rung 8: " + pipe["reason"]
+
+
 def test_a_world_that_does_not_divide_the_mesh_is_a_sentence():
     assert "there are 6" in LADDER.rung(11).applies(CPU, foot(6))
     assert "there are 5" in LADDER.rung(10).applies(CPU, foot(5))

@@ -39,9 +39,9 @@ def applies(device, recipe: ParallelRecipe) -> str | None:
 
 
 def in_effect(run: ParallelRun) -> str:
-    gradients = sum(p.numel() * p.element_size() for p in run.model.parameters())
-    if run.recipe.data > 1 and run.sent.get("all_reduce", 0) < gradients:
-        raise NotInEffect(f"all-reduces of less than the gradients' {gradients:,} bytes")
+    reduced = run.sent.get("all_reduce", 0) + run.sent.get("reduce_scatter", 0)
+    if run.recipe.data > 1 and reduced < run.memory["gradients"]:
+        raise NotInEffect(f"only {reduced:,} bytes were averaged")
     return f"{run.recipe.data} replicas"
 
 

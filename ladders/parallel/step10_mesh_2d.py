@@ -1,7 +1,7 @@
 """10. 2D mesh.
 
-Changes: pairs of processes share products (rung 7), and the pairs are replicas that share out their
-parameters (rung 5).
+Changes: the replicas that share out their parameters (rung 5) are pairs of processes, which share
+every product (rung 7).
 Why: tensor parallel stays where links are fast, in a machine, while sharded data parallel reaches
 across machines; neither axis has to be as long as the job is large.
 Cost: two kinds of traffic at once. When not: below the size at which one axis is too long.
@@ -14,10 +14,10 @@ from common.ladder import NotInEffect
 from common.recipe import Numerics
 from ladders.parallel.layout import ParallelRun
 from ladders.parallel.recipe import ParallelRecipe
-from ladders.parallel.step05_zero3 import ShardedParameters
+from ladders.parallel.step07_tensor_parallel import TensorParallel
 
-BASE = 7
-CHANGES = ("tensor", "data", "replicas")
+BASE = 5
+CHANGES = ("tensor", "data", "products")
 NUMERICS = Numerics.ROUNDING
 PAIR = 2
 
@@ -38,4 +38,4 @@ def in_effect(run: ParallelRun) -> str:
 
 def apply(recipe: ParallelRecipe) -> ParallelRecipe:
     data = recipe.devices // PAIR
-    return replace(recipe, tensor=PAIR, data=data, replicas=ShardedParameters)
+    return replace(recipe, tensor=PAIR, data=data, products=TensorParallel)
