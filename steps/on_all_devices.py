@@ -9,10 +9,11 @@ Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
 """
 
 from common.recipe import Numerics, Recipe
-from ladders.parallel import step01_data_parallel as data_parallel
-from ladders.parallel.recipe import ParallelRecipe
 
-CHANGES = data_parallel.CHANGES
+# The parallel ladder is imported where it is used: torch's parts that it needs take over a second,
+# and every command and every measuring process imports this module.
+
+CHANGES = ("data", "replicas")
 NUMERICS = Numerics.DIFFERENT_WORK
 
 
@@ -21,8 +22,13 @@ def applies(device, recipe: Recipe) -> str | None:
 
 
 def in_effect(run) -> str:
+    from ladders.parallel import step01_data_parallel as data_parallel
+
     return data_parallel.in_effect(run)
 
 
-def apply(recipe: Recipe) -> ParallelRecipe:
+def apply(recipe: Recipe) -> Recipe:
+    from ladders.parallel import step01_data_parallel as data_parallel
+    from ladders.parallel.recipe import ParallelRecipe
+
     return data_parallel.apply(ParallelRecipe.of(recipe))

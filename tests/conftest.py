@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from common.errors import exit_on_user_error
 from common.recipe import Shape
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -27,18 +29,53 @@ def run(*command: str, timeout: float = 300, **environment: str) -> subprocess.C
     )
 
 
+@pytest.fixture
+def refusal(capsys):
+    """Call a command's main with what it must refuse: gives its one line on stderr.
+
+    As the command's own last lines call it, but here: a process of its own, which imports torch
+    for two seconds, would say the same.
+    """
+
+    def refuse(main: Callable, *arguments) -> str:
+        with pytest.raises(SystemExit) as ended, exit_on_user_error():
+            main(*arguments)
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert len(said.splitlines()) == 1
+        return said
+
+    return refuse
+
+
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory):
-    """No test reads or fills the user's cache."""
+def own_environment(tmp_path_factory):
+    """No test reads or fills the user's cache, or takes long because something else runs here."""
     os.environ["LADDER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # threads that wait for each other sleep; by default they spin, and the others wait for them
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
 def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The whole ladder at the tiny preset, measured once, compiled for real."""
     out = tmp_path_factory.mktemp("ladder")
-    done = run("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--out", str(out))
-    return out, done
+    command = ("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--out", str(out))
+    return out, run(*command, timeout=600)  # two minutes, where nothing else runs
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory) -> dict[int, str]:
+    """The losses of one process at four windows a step, which several that share them must show."""
+    from tests.test_distributed import finish, losses, torchrun  # it imports this file
+
+    folder = tmp_path_factory.mktemp("alone")
+    done = finish(torchrun(folder, "--max-steps", "8", "--batch-size", "4", processes=1))
+    assert done.returncode == 0, done.stderr
+    found = losses(done.stdout)
+    assert len(found) == 8
+    return found
 
 
 def fake_record(rung: int, turn: int, rate: float, **changes) -> dict:

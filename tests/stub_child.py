@@ -2,10 +2,8 @@
 
 import json
 import sys
-import time
 
 job = json.loads(sys.stdin.readline())
-time.sleep(0.02)
 answer = {"status": "ok", "reason": "", "ceilings": {"float32": 1e9, "copy": 1e9}}
 if job["kind"] == "rung":
     seconds = 0.05 if job["recipe"].get("loss_rows") == 256 else 0.1

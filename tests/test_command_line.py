@@ -1,11 +1,14 @@
 """A user's mistake is one plain sentence, status 2, no traceback, and nothing is overwritten."""
 
+import importlib
+
 import pytest
 
+from common import script
 from common.device import DeviceFacts
 from common.presets import auto
 from steps import LADDER
-from steps.run import make_parser
+from steps import run as command
 from tests.conftest import run
 
 TINY = ("--preset", "tiny", "--device", "cpu")
@@ -41,19 +44,26 @@ TINY = ("--preset", "tiny", "--device", "cpu")
         (("--colour",), "unrecognized arguments: --colour"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path, options, message):
+def test_bad_input_is_one_sentence(tmp_path, monkeypatch, refusal, options, message):
+    monkeypatch.setattr(command, "climb", lambda *plan: pytest.fail("it was not refused"))
     files = {"EMPTY": b" \n", "BINARY": bytes(range(256)), "NUL": b"a\0b"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     options = [str(tmp_path / word) if word in files else word for word in options]
     if "--out" not in options:
         options += ["--out", str(tmp_path / "out")]
-    done = run("-m", "steps.run", *options)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.startswith("error: ")
-    assert len(done.stderr.splitlines()) == 1
+    assert message in refusal(command.main, options)
     assert not (tmp_path / "out" / "records.jsonl").exists()
+
+
+@pytest.mark.parametrize("options", [("--steps", "0"), ("--heads", "3", *TINY)])
+def test_the_process_ends_with_the_sentence_and_status_2(tmp_path, options):
+    """One mistake that the parser finds and one that is found later, as a shell sees them."""
+    done = run("-m", "steps.run", *options, "--out", str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {options[0]}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_torch_that_is_too_old_is_named(tmp_path):
@@ -65,19 +75,30 @@ def test_a_torch_that_is_too_old_is_named(tmp_path):
     assert done.stderr.startswith("error: torch 2.1.2+cpu is too old; 2.11 or newer is needed")
 
 
-@pytest.mark.parametrize("script", ["00_orig.py", "01_opt_single_gpu.py"])
+SCRIPTS = ("00_orig", "01_opt_single_gpu")
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (("--epochs", "0"), "--epochs: 0: must be a whole number from 1 on"),
-        (("--load", "/no/such.pt", *TINY, "--batch-size", "2"), "--load /no/such.pt"),
         (("--batch-size", "999999", *TINY), "more windows than the text has"),
     ],
 )
-def test_the_scripts_refuse_as_plainly(script, options, message, tmp_path):
-    done = run(script, *options, "--plot", str(tmp_path / "loss.png"))
+def test_the_scripts_refuse_as_plainly(name, options, message, tmp_path, monkeypatch, refusal):
+    module = importlib.import_module(name)
+    line = [f"{name}.py", *options, "--plot", str(tmp_path / "loss.png")]
+    monkeypatch.setattr("sys.argv", line)
+    assert message in refusal(script.main, module.RECIPE, module.__doc__)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_scripts_process_ends_with_status_2(name, tmp_path):
+    options = ("--load", "/no/such.pt", *TINY, "--batch-size", "2")
+    done = run(f"{name}.py", *options, "--plot", str(tmp_path / "loss.png"))
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "--load /no/such.pt" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -88,16 +109,16 @@ def test_ddp_without_torchrun_says_what_to_type():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_list_names_every_rung():
-    done = run("-m", "steps.run", "--list")
-    assert done.returncode == 0
+def test_list_names_every_rung(capsys):
+    assert command.main(["--list"]) == 0
+    said = capsys.readouterr().out
     for number in range(LADDER.top + 1):
-        assert f"{number:>2}  {LADDER.title(number)}" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+        assert f"{number:>2}  {LADDER.title(number)}" in said
+    assert max(map(len, said.splitlines())) <= 80
 
 
 def test_the_command_line_is_the_documented_one():
-    options = {o for action in make_parser()._actions for o in action.option_strings}
+    options = {o for action in command.make_parser()._actions for o in action.option_strings}
     assert options == {
         *("-h", "--help", "--list", "--upto", "--only", "--preset", "--layers", "--heads"),
         *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),

@@ -55,15 +55,20 @@ def test_a_half_written_last_line_is_passed_over(runs):
         (json.dumps(fake_record(0, 1, 1.0, ladder="memory")) + "\n", "different ladders"),
     ],
 )
-def test_what_cannot_be_compared_is_a_sentence(runs, tmp_path, content, message):
+def test_what_cannot_be_compared_is_a_sentence(runs, tmp_path, refusal, content, message):
     baseline = tmp_path / "baseline.jsonl"
     if content:
         baseline.write_text(content)
-    done = run("-m", "steps.check", "--against", str(baseline), str(runs[1]))
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    assert message in refusal(check.main, ["--against", str(baseline), str(runs[1])])
+
+
+@pytest.mark.parametrize(
+    ("against", "status"), [(("--against",), 1), ((), 2)], ids=["slower", "against what?"]
+)
+def test_the_process_ends_with_the_status(runs, against, status):
+    done = run("-m", "steps.check", *against, *map(str, runs))
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") == (status == 2)
 
 
 def test_different_shapes_are_refused(runs, tmp_path):

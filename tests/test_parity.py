@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from common.build import build, train_step
 from common.recipe import LARGEST, Numerics, Recipe
 from common.weights import load_unpadded_state, unpadded_state
-from steps import LADDER
+from ladders import parallel
+from steps import LADDER, ON_ALL_DEVICES
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -142,6 +143,10 @@ def test_padding_costs_what_its_docstring_says():
 
 def test_the_top_is_the_whole_ladder():
     assert LADDER.compose(Recipe(), NUMBERS).batch_size == LARGEST
+
+
+def test_the_bar_after_the_top_is_the_parallel_ladders_first():
+    assert ON_ALL_DEVICES.rung(LADDER.top + 1).CHANGES == parallel.LADDER.rung(1).CHANGES
 
 
 def test_the_titles_carry_their_numbers():

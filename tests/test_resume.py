@@ -22,7 +22,7 @@ from common.presets import PRESETS, baseline
 from common.records import Records, sole_writer
 from common.runner import Climb
 from steps import LADDER
-from steps.run import write_results
+from steps.run import main, write_results
 from tests.conftest import run
 from tests.test_runner import start_ladder, wait_for_records
 
@@ -99,31 +99,28 @@ def test_twenty_kills_at_random_moments_each_resume_to_a_whole_ladder(tmp_path):
     assert kept > 20  # the kills did fall inside runs
 
 
-def test_the_command_resumes_a_killed_ladder(tmp_path):
-    options = ("--only", "0,1", "--rounds", "2")
-    ladder = start_ladder(tmp_path, *options)
+def test_the_command_resumes_a_killed_ladder(tmp_path, capsys):
+    ladder = start_ladder(tmp_path, "--only", "0", "--rounds", "2")
     wait_for_records(tmp_path, 1)
     ladder.kill()
     ladder.communicate()
     (first,) = Records(tmp_path / "records.jsonl").read()
-    command = ("-m", "steps.run", "--preset", "tiny", "--device", "cpu", *options, "--resume")
-    done = run(*command, "--out", str(tmp_path))
+    command = ("--preset", "tiny", "--device", "cpu", "--only", "0", "--out", str(tmp_path))
+    done = run("-m", "steps.run", *command, "--rounds", "2", "--resume")
     assert done.returncode == 0, done.stderr
-    assert "1 of 4 measurements are kept" in done.stdout
+    assert "1 of 2 measurements are kept" in done.stdout
     records = Records(tmp_path / "records.jsonl").read()
-    assert len(records) == 4
+    assert len(records) == 2
     assert records[0] == first
-    again = run(*command, "--out", str(tmp_path))
-    assert "4 of 4 measurements are kept" in again.stdout
-    other = run(*command, "--steps", "3", "--out", str(tmp_path))  # another setting: nothing fits
-    assert "0 of 4 measurements are kept" in other.stdout
+    assert main([*command, "--rounds", "2", "--resume"]) == 0
+    assert "2 of 2 measurements are kept" in capsys.readouterr().out
+    # another setting: nothing fits
+    assert main([*command, "--rounds", "1", "--resume", "--steps", "3"]) == 0
+    assert "0 of 1 measurements are kept" in capsys.readouterr().out
 
 
-def test_nothing_to_resume_is_a_sentence(tmp_path):
-    done = run("-m", "steps.run", "--preset", "tiny", "--resume", "--out", str(tmp_path))
-    assert done.returncode == 2
-    assert "--resume" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_nothing_to_resume_is_a_sentence(tmp_path, refusal):
+    assert "--resume" in refusal(main, ["--preset", "tiny", "--resume", "--out", str(tmp_path)])
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):

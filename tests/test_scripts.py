@@ -56,22 +56,17 @@ def check_output(stdout: str) -> list[re.Match]:
     return rows
 
 
-def test_foot_and_top_train_and_hand_over_a_checkpoint(tmp_path):
+def test_foot_and_top_train_and_hand_over_a_checkpoint_and_the_top_finds_its_batch(tmp_path):
     plot, saved = tmp_path / "loss.png", tmp_path / "model.pt"
     foot = run(f"{FOOT}.py", *TINY, "--plot", str(plot), "--save", str(saved))
     assert foot.returncode == 0, foot.stderr
     rows = check_output(foot.stdout)
     assert plot.stat().st_size > 5_000
-    top = run(f"{TOP}.py", *TINY, "--batch-size", "2", "--plot", str(plot), "--load", str(saved))
+    top = run(f"{TOP}.py", *TINY, "--plot", str(plot), "--load", str(saved))
     assert top.returncode == 0, top.stderr
     loaded = check_output(top.stdout)
     assert float(loaded[0][3]) <= float(rows[-1][3]) + 0.02  # goes on from where the foot ended
-
-
-def test_the_top_finds_its_batch(tmp_path):
-    done = run(f"{TOP}.py", *TINY, "--plot", str(tmp_path / "loss.png"))
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^batch \d+ \(the search ended at .+\)$", done.stdout, re.MULTILINE)
+    assert re.search(r"^batch \d+ \(the search ended at .+\)$", top.stdout, re.MULTILINE)
 
 
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
