@@ -245,7 +245,7 @@ def test_records_of_no_use_are_one_sentence(tmp_path, changes, rung, message):
 
 LINK = {"latency_ms": 3.0, "gb_per_s": 0.5}
 LARGE = Shape(layers=2, heads=4, emb_dim=256, context=64)  # gradients of 110 MB: the link matters
-OFF = 1.75  # the most that a measured step may lie outside of its forecast, as a factor
+OFF = 2.0  # the most that a measured step may lie outside of its forecast, as a factor
 
 
 def made_up(step_s: float, **parallel) -> dict:
@@ -307,9 +307,9 @@ def test_records_that_hold_no_forecast_are_one_sentence(tmp_path, rungs, changes
 def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
     """DDP's step, from one process's and the measured link; with 4 processes cores are shared.
 
-    OFF: on two idle shared cores the step was 1.00 (2 processes) and 1.21 times (4) above its
-    range, 1.53 times with three other programs at work. Without the network's part the forecast
-    would be 1.9 and 2.4 times too short.
+    OFF: on two cores shared with other work the step was 1.0 to 1.5 times above its range with 2
+    processes, in five runs, and 1.1 to 1.8 times with 4, in five. Without the network's part the
+    forecast for 4 would be 2.2 times too short at least.
     """
     foot = LADDER.foot(Recipe(devices=world, dropout=0.0, batch_size=1), describe("cpu"))
     settings = Settings(shape=LARGE, device="cpu", steps=7, warmup=2)
