@@ -308,8 +308,8 @@ def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
     """DDP's step, from one process's and the measured link; with 4 processes cores are shared.
 
     OFF: on two cores shared with other work the step was 1.0 to 1.5 times above its range with 2
-    processes, in five runs, and 1.1 to 1.8 times with 4, in five. Without the network's part the
-    forecast for 4 would be 2.2 times too short at least.
+    processes, in six runs, and 1.1 to 1.8 times with 4, in five. Without the network's part the
+    forecast for 4 would have been 1.9 to 2.6 times too short.
     """
     foot = LADDER.foot(Recipe(devices=world, dropout=0.0, batch_size=1), describe("cpu"))
     settings = Settings(shape=LARGE, device="cpu", steps=7, warmup=2)
