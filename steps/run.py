@@ -92,9 +92,8 @@ def list_rungs(ladder: Ladder) -> None:
     for number in range(1, ladder.top + 1):
         rung, base = ladder.rung(number), ladder.base(number)
         changes = ", ".join(rung.CHANGES) + (f" (on {base})" if base != number - 1 else "")
-        print(f"{number:>2}  {ladder.title(number):<27} {changes:<26} {rung.NUMERICS.value}")
-    if ladder.note:
-        print(ladder.note)
+        print(f"{number:>2}  {ladder.title(number):<27} {changes:<30} {rung.NUMERICS.value}")
+    print(textwrap.fill(ladder.note, 80))
 
 
 def write_results(records: list[dict], out: Path) -> dict[str, str]:

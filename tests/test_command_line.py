@@ -109,11 +109,13 @@ def test_ddp_without_torchrun_says_what_to_type():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_list_names_every_rung(capsys):
-    assert command.main(["--list"]) == 0
+@pytest.mark.parametrize("name", command.LADDERS)
+def test_list_names_every_rung(capsys, name):
+    ladder = command.LADDERS[name]()
+    assert command.main(["--ladder", name, "--list"]) == 0
     said = capsys.readouterr().out
-    for number in range(LADDER.top + 1):
-        assert f"{number:>2}  {LADDER.title(number)}" in said
+    for number in range(ladder.top + 1):
+        assert f"{number:>2}  {ladder.title(number)}" in said
     assert max(map(len, said.splitlines())) <= 80
 
 
@@ -123,7 +125,7 @@ def test_the_command_line_is_the_documented_one():
         *("-h", "--help", "--list", "--upto", "--only", "--preset", "--layers", "--heads"),
         *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),
         *("--steps", "--warmup", "--timeout", "--out", "--rounds", "--attribute", "--without"),
-        "--resume",
+        *("--resume", "--ladder", "--nproc", "--profile", "--trace", "--validate"),
     }
 
 
