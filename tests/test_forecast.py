@@ -320,7 +320,8 @@ def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
         job |= {"recipe": recipe.to_json(), "settings": settings.to_json()}
         outcome = run_job(job, 120)
         assert outcome.status == "ok", outcome.reason + outcome.log
-        found[number] = outcome.measurement
+        least = min(outcome.measurement["step_s"])  # the one that other work disturbed least
+        found[number] = outcome.measurement | {"step_s": [least]}
     path = tmp_path / "records.jsonl"
     facts = {"recipe": foot.to_json(), "settings": settings.to_json()}
     _, (row,) = against.against(str(parallel_records(path, found, world, **facts)))
