@@ -243,7 +243,7 @@ def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
     if plan.ladder.note:
         print(textwrap.fill(plan.ladder.note, 80, initial_indent="   ", subsequent_indent="   "))
     for warning in warnings(records):
-        print(f"   warning: {warning}")
+        print(textwrap.fill(f"   warning: {warning}", 80, subsequent_indent="   "))
     status = Counter(record["status"] for record in records)
     wall_s = time.time() - psutil.Process().create_time()  # with this process's own start-up
     failed = len(records) - status["ok"] - status["n/a"]
