@@ -10,7 +10,7 @@ from common.show import to_markdown
 from common.table import to_csv, to_frame
 from tests.conftest import PROJECT
 
-MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("*/records.jsonl"))
+MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("**/records.jsonl"))
 
 
 @pytest.mark.parametrize("name", READMES)
@@ -23,7 +23,8 @@ def test_tables_are_the_records(name):
 @pytest.mark.parametrize("folder", MACHINES, ids=lambda path: path.name)
 def test_committed_tables_are_the_records(folder):
     records = Records(folder / "records.jsonl").read()
-    assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records))
+    if (folder / "ladder.csv").exists():  # not beside a loss curve
+        assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records))
     assert (folder / "ladder.md").read_text() == to_markdown(records)
 
 
