@@ -76,7 +76,7 @@ def profile_steps(step: Callable[[], None], run: Run, trace: str | None = None) 
     per step}]}. `trace`: a file for the events themselves, as Chrome and Perfetto read them.
     """
     device = run.device
-    if run.graphs and device.type == "cpu":
+    if run.recipe.compile and device.type == "cpu":
         name_fused_kernels()
         step()  # compiles once more
     with torch.profiler.profile(
