@@ -113,7 +113,7 @@ def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     loss = run.objective(inputs, targets)
     loss.backward()
     run.optimizer.step()
-    return loss.detach()
+    return loss.detach().clone()  # a CUDA graph would write the next one over it
 
 
 @torch.no_grad()

@@ -86,12 +86,24 @@ def rung(job: dict, report) -> dict:
 
 
 def prober(job: dict):
-    """What asks every applied rung whether its change took effect, by number."""
+    """What asks every applied rung whether its change took effect, by number.
+
+    A rung all of whose fields a later one changed again is not asked.
+    """
     applied = job["applied"]
     ladder = pkgutil.resolve_name(job["ladder"]) if applied else None
 
     def probe(run) -> dict[str, str]:
-        return {str(number): ladder.rung(number).in_effect(run) for number in applied}
+        found = {}
+        for place, number in enumerate(applied):
+            later = {
+                field for other in applied[place + 1 :] for field in ladder.rung(other).CHANGES
+            }
+            own = set(ladder.rung(number).CHANGES)
+            if own and own <= later:
+                continue  # nothing of it is left: what came in its place proves itself
+            found[str(number)] = ladder.rung(number).in_effect(run)
+        return found
 
     return probe
 

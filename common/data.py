@@ -21,7 +21,7 @@ import numpy as np
 import tiktoken
 import tiktoken.load
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from common.errors import UserError
 from common.recipe import Recipe, Shape
@@ -193,12 +193,13 @@ class Endless(Sampler):
             yield from torch.randperm(len(self.windows), generator=generator).tolist()
 
 
-def make_loader(windows: Windows, recipe: Recipe, sampler=None) -> DataLoader:
-    """Batches of (inputs, targets), each (B, T) int64, in the main process: tokens are in memory.
+def make_loader(windows: Windows, recipe: Recipe, sampler=None):
+    """Batches of (inputs, targets), each (B, T) int64, from the recipe's loader.
 
-    Without a sampler: in order and with a last batch that may be smaller, as validation wants it.
+    In the main process: tokens are in memory. Without a sampler: in order and with a last batch
+    that may be smaller, as validation wants it.
     """
-    return DataLoader(
+    return recipe.loader(
         windows,
         batch_size=recipe.batch_size,
         sampler=sampler,

@@ -18,12 +18,27 @@ from common.errors import UserError
 GIB = 2**30
 TYPES = ("auto", "cuda", "mps", "xpu", "cpu")
 
-# Dense peaks in TFLOPS from the vendors' datasheets (no sparsity): bfloat16, TF32, float32.
+# Dense peaks in TFLOPS from the vendors' datasheets (no sparsity), by format.
 # A pattern must match a whole word or phrase of the device's name; the first match counts.
 PEAK_TFLOPS = {
-    r"H100 PCIe": {"bfloat16": 756, "tf32": 378, "float32": 51},  # H100 datasheet, 2023
-    r"H100 NVL": {"bfloat16": 835, "tf32": 418, "float32": 60},  # H100 datasheet, 2024
-    r"H100|H200|GH200": {"bfloat16": 989, "tf32": 495, "float32": 67},  # H100 SXM, H200 datasheets
+    r"H100 PCIe": {
+        "float8": 1513,
+        "bfloat16": 756,
+        "tf32": 378,
+        "float32": 51,
+    },  # H100 datasheet, 2023
+    r"H100 NVL": {
+        "float8": 1671,
+        "bfloat16": 835,
+        "tf32": 418,
+        "float32": 60,
+    },  # H100 datasheet, 2024
+    r"H100|H200|GH200": {
+        "float8": 1979,
+        "bfloat16": 989,
+        "tf32": 495,
+        "float32": 67,
+    },  # H100 SXM, H200 datasheets
     r"A100": {"bfloat16": 312, "tf32": 156, "float32": 19.5},  # A100 datasheet, 2020
     r"L40S": {"bfloat16": 362, "tf32": 183, "float32": 91.6},  # L40S datasheet, 2023
     r"L4": {"bfloat16": 121, "tf32": 60, "float32": 30.3},  # L4 datasheet, halved: it is sparse

@@ -49,16 +49,40 @@ class GELU(nn.Module):
         return 0.5 * x * (1.0 + torch.tanh(inner))
 
 
+class Linear(nn.Linear):
+    """torch's own, cut where a rung may choose the number format of its products."""
+
+    format: str | None = None  # of the products; None: that of weights and activations
+
+    def operands(self, x: torch.Tensor, weight: torch.Tensor):
+        """What is multiplied, in the format that it is multiplied in."""
+        return x, weight
+
+    def multiply(self, x: torch.Tensor, weight: torch.Tensor, bias=None) -> torch.Tensor:
+        """x (..., K) and weight (N, K) to (..., N)."""
+        return F.linear(*self.operands(x, weight), bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.multiply(x, self.weight, self.bias)
+
+
 class CausalAttention(nn.Module):
     """Multi-head causal self-attention with separate query, key, and value projections."""
 
-    def __init__(self, emb_dim: int, heads: int, dropout: float, mask: nn.Module) -> None:
+    def __init__(
+        self,
+        emb_dim: int,
+        heads: int,
+        dropout: float,
+        mask: nn.Module,
+        linear: type[Linear] = Linear,
+    ) -> None:
         super().__init__()
         self.heads = heads
-        self.W_query = nn.Linear(emb_dim, emb_dim, bias=False)
-        self.W_key = nn.Linear(emb_dim, emb_dim, bias=False)
-        self.W_value = nn.Linear(emb_dim, emb_dim, bias=False)
-        self.out_proj = nn.Linear(emb_dim, emb_dim)
+        self.W_query = linear(emb_dim, emb_dim, bias=False)
+        self.W_key = linear(emb_dim, emb_dim, bias=False)
+        self.W_value = linear(emb_dim, emb_dim, bias=False)
+        self.out_proj = linear(emb_dim, emb_dim)
         self.mask = mask
         self.dropout = nn.Dropout(dropout)
 
@@ -83,11 +107,11 @@ class CausalAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear layers, four times as wide between them."""
 
-    def __init__(self, emb_dim: int, activation: nn.Module) -> None:
+    def __init__(self, emb_dim: int, activation: nn.Module, linear: type[Linear]) -> None:
         super().__init__()
-        self.expand = nn.Linear(emb_dim, 4 * emb_dim)
+        self.expand = linear(emb_dim, 4 * emb_dim)
         self.activation = activation
-        self.contract = nn.Linear(4 * emb_dim, emb_dim)
+        self.contract = linear(4 * emb_dim, emb_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.contract(self.activation(self.expand(x)))
@@ -98,11 +122,11 @@ class Block(nn.Module):
 
     def __init__(self, shape, recipe) -> None:
         super().__init__()
-        mask = recipe.mask(shape.context)
+        mask, linear = recipe.mask(shape.context), recipe.linear
         self.norm1 = recipe.norm(shape.emb_dim)
-        self.attention = recipe.attention(shape.emb_dim, shape.heads, recipe.dropout, mask)
+        self.attention = recipe.attention(shape.emb_dim, shape.heads, recipe.dropout, mask, linear)
         self.norm2 = recipe.norm(shape.emb_dim)
-        self.feed_forward = FeedForward(shape.emb_dim, recipe.activation())
+        self.feed_forward = FeedForward(shape.emb_dim, recipe.activation(), linear)
         self.dropout = nn.Dropout(recipe.dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
@@ -123,7 +147,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         self.blocks = nn.ModuleList(recipe.block(shape, recipe) for _ in range(shape.layers))
         self.final_norm = recipe.norm(shape.emb_dim)
-        self.head = nn.Linear(shape.emb_dim, vocab_size, bias=False)
+        self.head = recipe.linear(shape.emb_dim, vocab_size, bias=False)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Token ids (B, T) int64 to logits (B, T, V)."""

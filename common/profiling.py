@@ -37,7 +37,7 @@ ACTIVITIES = {  # what torch's profiler can see of a device; it sees no kernels 
     "xpu": [ProfilerActivity.CPU, ProfilerActivity.XPU],
 }
 
-IN_LOSS = re.compile(r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax")
+IN_LOSS = re.compile(r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|_gather_log_")
 IN_ATTENTION = re.compile(r"scaled_dot_product|(flash|efficient|cudnn|flex)_attention|ScaledDot")
 OF_ATTENTION = re.compile(r"bmm|softmax|masked_fill|tri[ul]")
 OF_PRODUCTS = re.compile(r"_?(add)?mm(_activation)?|matmul|(mkldnn_|mkl_|_)?linear\w*|_scaled_mm")
@@ -195,6 +195,8 @@ def part_of(chain: list[str], shapes: Iterable = ()) -> str:
         if name.startswith("Optimizer."):  # torch's own range around step() and zero_grad()
             return OPTIMIZER
     if fused := FUSED.search(chain[0]):
+        if any(IN_ATTENTION.search(name) for name in chain[1:]):  # an operator that is compiled
+            return ATTENTION
         return _part_of_fused(fused[1], fused[2])
     space, _, operator = chain[0].rpartition("::")
     by_torch = space and "autograd" not in space and chain[0] != WINDOW

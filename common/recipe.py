@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from common.model import GELU, Block, CausalAttention, LayerNorm, LogitsLoss, StoredMask
+from common.model import GELU, Block, CausalAttention, LayerNorm, Linear, LogitsLoss, StoredMask
 
 LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batch.py)
 
@@ -30,10 +31,12 @@ class Recipe:
     matmul_precision: str = "highest"  # float32 products: "highest" is IEEE, "high" allows TF32
     fused_optimizer: bool = False  # AdamW in one kernel for all parameters
     pin_memory: bool = False  # page-locked batches, copied without blocking
+    loader: type = DataLoader  # what batches come from, or what takes its arguments
     dtype: torch.dtype = torch.float32  # of parameters and activations
     norm: type[nn.Module] = LayerNorm  # built as norm(emb_dim), with .weight and .bias
     activation: type[nn.Module] = GELU  # of the feed-forward layer, built without arguments
     attention: type[CausalAttention] = CausalAttention  # how heads attend
+    linear: type[Linear] = Linear  # how the layers with a weight matrix multiply
     block: type[Block] = Block  # attention and feed-forward, built as block(shape, recipe)
     compile: bool = False  # torch.compile the model, in place
     compile_mode: str = "default"  # torch.compile's
@@ -42,7 +45,7 @@ class Recipe:
     loss_rows: int = 0  # tokens at a time, for objectives that never hold all logits
     vocab_multiple: int = 1  # pad the vocabulary up to a multiple of this many ids
     batch_size: int | str = 8  # windows per step and device, or LARGEST
-    dropout: float = 0.1  # probability, in the three usual places; no rung changes it
+    dropout: float = 0.1  # probability, in the three usual places
     learning_rate: float = 5e-4  # AdamW, constant
     weight_decay: float = 0.1  # AdamW, on all parameters
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
@@ -61,6 +64,8 @@ class Recipe:
     @property
     def format(self) -> str:
         """The number format of the matrix products: "float32", "tf32", "bfloat16", ..."""
+        if self.linear.format:
+            return self.linear.format
         allows_tf32 = self.dtype is torch.float32 and self.matmul_precision == "high"
         return "tf32" if allows_tf32 else str(self.dtype).removeprefix("torch.")
 

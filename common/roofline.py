@@ -15,7 +15,7 @@ from common.model import parameter_count
 from common.profiling import ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, PRODUCTS
 from common.recipe import Shape
 
-BYTES = {"float64": 8, "float32": 4, "tf32": 4, "bfloat16": 2, "float16": 2}  # of an element
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # of an element
 ID_BYTES = 8  # a token id is an int64
 
 
@@ -113,8 +113,9 @@ def least_seconds(record: dict) -> dict[str, float]:
     """
     ceilings, form = record["ceilings"], record["format"]
     several = (record.get("processes") or 1) > 1
-    if several or not {form, "copy"} <= ceilings.keys() or form not in BYTES:
+    stored = record["recipe"]["dtype"].removeprefix("torch.")
+    if several or not {form, "copy"} <= ceilings.keys():
         return {}
     shape = Shape(**record["settings"]["shape"])
-    work = least_work(shape, record["measurement"]["tokens_per_step"], BYTES[form])
+    work = least_work(shape, record["measurement"]["tokens_per_step"], BYTES[stored])
     return {part: w.seconds(ceilings[form], ceilings["copy"]) for part, w in work.items()}

@@ -81,7 +81,7 @@ def alone(tmp_path_factory) -> dict[int, str]:
 def fake_record(rung: int, turn: int, rate: float, **changes) -> dict:
     """A record as the runner writes it, of a rung that made `rate` tokens per second."""
     applied = changes.pop("applied", list(range(1, rung + 1)))
-    recipe = {"batch_size": 2, "dropout": 0.0}
+    recipe = {"batch_size": 2, "dropout": 0.0, "dtype": "torch.float32"}
     record = {
         "schema": 1,
         "run_id": "made-up",

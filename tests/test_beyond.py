@@ -11,17 +11,26 @@ from torch.nn import functional as F
 
 from common import process, runner
 from common.build import build
-from common.device import describe
+from common.child import prober
+from common.data import Endless, Windows, make_loader
+from common.device import DeviceFacts, describe
 from common.display import Display
 from common.equivalence import check
+from common.ladder import DoesNotApply
 from common.measure import Settings, measure
+from common.model import Linear
 from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.recipe import Numerics, Recipe
 from common.records import Records
 from common.runner import Climb
 from ladders.beyond import LADDER, OWN
-from ladders.beyond.step12_chunked_head import HeadLoss
+from ladders.beyond import step15_narrow_heads as narrow_heads
+from ladders.beyond.step12_chunked_head import HeadLoss, TorchLoss
+from ladders.beyond.step15_narrow_heads import NarrowHeads
+from ladders.beyond.step18_attention_backend import Flash
+from ladders.beyond.step19_resident_tokens import ResidentLoader
+from ladders.beyond.step21_float8 import Float8Linear
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -30,21 +39,41 @@ FOOT = Recipe(dropout=0.0, batch_size=2)
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 
 
+ON_CPUS, ON_GPUS = (15, 16), range(17, LADDER.top + 1)  # where each side's own rungs lie
+H100 = DeviceFacts(
+    type="cuda",
+    name="NVIDIA H100 80GB HBM3",
+    vendor="nvidia",
+    memory_gib=80.0,
+    native_bf16=True,
+    capability=(9, 0),
+)
+
+
 def recipe_at(number: int, **changes) -> Recipe:
-    return replace(LADDER.compose(FOOT, LADDER.chain(number)), **changes)
+    """As it is climbed: a GPU's rungs leave out a CPU's. Theirs is run here with a CPU's kernel."""
+    above_cpus = number in ON_GPUS
+    numbers = [n for n in LADDER.chain(number) if not (above_cpus and n in ON_CPUS)]
+    recipe = LADDER.compose(FOOT, numbers)
+    if number >= 18:
+        changes = {"attention": Flash, "batch_size": 2} | changes
+    return replace(recipe, **changes)
 
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_float32_tells_wrong_code_from_low_precision(number):
     """Loss and every gradient against the baseline in float64, uncompiled."""
     recipe = recipe_at(number, dtype=torch.float32, compile=False)
+    if number >= 21:
+        recipe = replace(recipe, linear=Linear)  # 8 bits are never float32: a test of their own
     found = check(recipe, FOOT, FOOT, Numerics.ROUNDING, CPU)
     assert found.worst_gradient_error < 2e-6
     assert found.loss_error < 1e-6
 
 
 def test_compiled_and_in_bfloat16_the_top_is_still_the_same_model():
-    found = check(recipe_at(LADDER.top), FOOT, FOOT, Numerics.ROUNDING, CPU)
+    """A CPU's top: on a GPU the runner's own check says it for the other one."""
+    found = check(recipe_at(ON_CPUS[-1]), FOOT, FOOT, Numerics.ROUNDING, CPU)
     assert found.worst_gradient_error < found.limit == 0.1
 
 
@@ -76,7 +105,7 @@ def test_large_logits_do_not_overflow():
 @pytest.mark.parametrize("number", NUMBERS)
 def test_exactly_the_declared_fields_change(number):
     rung = LADDER.rung(number)
-    below = LADDER.compose(FOOT, LADDER.chain(LADDER.base(number)))
+    below = replace(LADDER.compose(FOOT, LADDER.chain(LADDER.base(number))), dropout=0.1)
     above = rung.apply(below)
     changed = {f.name for f in fields(above) if getattr(below, f.name) != getattr(above, f.name)}
     assert changed == set(rung.CHANGES)
@@ -98,8 +127,10 @@ def test_the_ladder_goes_on_from_the_ten_steps():
 
 
 def test_one_state_dict_fits_the_top():
-    low, high = build(FOOT, SMALL, CPU), build(recipe_at(LADDER.top, vocab_multiple=1), SMALL, CPU)
-    assert low.model.state_dict().keys() == high.model.state_dict().keys()
+    low = build(FOOT, SMALL, CPU)
+    for top in (ON_CPUS[-1], LADDER.top):
+        high = build(recipe_at(top, vocab_multiple=1), SMALL, CPU)
+        assert low.model.state_dict().keys() == high.model.state_dict().keys()
 
 
 def test_held_out_text_is_evaluated_after_the_window():
@@ -141,15 +172,16 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
     monkeypatch.setattr(runner, "run_job", stub)
     records = climb(tmp_path, (12,))
     tried = records[0]["candidates"]
-    assert set(tried) == {"128 tokens", "256 tokens", "512 tokens", "1024 tokens"}
+    sizes = {"128 tokens", "256 tokens", "1024 tokens"}
+    assert set(tried) == sizes | {"torch's, 256 tokens", "whole logits"}
     assert max(tried, key=tried.get) == "256 tokens"
     assert records[0]["recipe"]["loss_rows"] == 256
-    assert "512 tokens" in records[0]["note"]
-    assert len(jobs) == 1 + 4 + 1  # ceilings, the candidates, the rung
-    records = climb(tmp_path, (12, 13), resume=True)
-    assert len(jobs) == 6 + 1  # what was chosen is not tried again
+    assert "whole logits" in records[0]["note"]
+    assert len(jobs) == 1 + 5 + 1  # ceilings, the candidates, the rung
+    records = climb(tmp_path, (12, 14), resume=True)
+    assert len(jobs) == 7 + 1  # what was chosen is not tried again
     above = records[-1]
-    assert (above["rung"], above["recipe"]["loss_rows"]) == (13, 256)
+    assert (above["rung"], above["recipe"]["loss_rows"]) == (14, 256)
     assert above["candidates"] == {}
 
 
@@ -158,9 +190,135 @@ def test_settings_reach_the_process_before_it_starts():
         "kind": "rung",
         "ladder": LADDER.address,
         "applied": [13],
-        "recipe": LADDER.rung(13).apply(baseline("tiny")).to_json(),
+        "recipe": LADDER.rung(13).candidates(baseline("tiny"))["kept pages"].to_json(),
         "settings": asdict(Settings(shape=PRESETS["tiny"].shape, device="cpu")),
     }
     outcome = process.run_job(job, 60.0)
     assert outcome.status == "ok", outcome.log
-    assert outcome.measurement["in_effect"] == {"13": "4 settings"}
+    assert outcome.measurement["in_effect"] == {"13": "kept pages"}
+
+
+def test_torchs_own_chunked_loss_is_cross_entropy():
+    recipe = recipe_at(12, dtype=torch.float32, compile=False, objective=TorchLoss, loss_rows=32)
+    found = check(recipe, FOOT, FOOT, Numerics.ROUNDING, CPU)
+    assert found.worst_gradient_error < 2e-6
+
+
+def heads(tokens: int, columns: int = 8, size: float = 1.0) -> list[torch.Tensor]:
+    """Query, key, value, and a gradient, (3, D, T) each."""
+    generator = torch.Generator().manual_seed(tokens)
+    return [size * torch.randn(3, columns, tokens, generator=generator) for _ in range(4)]
+
+
+def reference(query, key, value, grad) -> list[torch.Tensor]:
+    """Causal attention and its gradients, in float64, scores to base 2 as the loops take them."""
+    ends = [x.double().requires_grad_() for x in (query, key, value)]
+    q, k, v = (x.transpose(1, 2) for x in ends)
+    scale = torch.log(torch.tensor(2.0, dtype=torch.float64)).item()
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
+    return [out.detach(), *torch.autograd.grad(out, ends, grad.double())]
+
+
+def found_by(loops, query, key, value, grad) -> list[torch.Tensor]:
+    out, total = narrow_heads.narrow(query, key, value, loops)
+    return [out, *narrow_heads.narrow_backward(query, key, value, out, total, grad, loops)]
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 16, 37, 64, 100])
+def test_narrow_heads_are_attention(tokens):
+    """Whatever the quarters: a last one may be smaller, and one may be all."""
+    parts = heads(tokens)
+    for found, wanted in zip(found_by(False, *parts), reference(*parts), strict=True):
+        assert (found - wanted).norm() <= 3e-6 * wanted.norm().clamp_min(1.0)
+
+
+def test_compiled_narrow_heads_are_the_same_loops():
+    parts = heads(64)
+    compiled, written = found_by(True, *parts), found_by(False, *parts)
+    for a, b in zip(compiled, written, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_narrow_heads_take_any_scores():
+    """Scores of thousands neither overflow nor lose the query's own sum."""
+    parts = heads(48, size=40.0)
+    for found, wanted in zip(found_by(False, *parts), reference(*parts), strict=True):
+        assert torch.isfinite(found).all()
+        assert (found - wanted).norm() <= 1e-3 * wanted.norm()  # scores of 1e4 in float32
+
+
+def test_no_query_sees_its_future():
+    query, key, value, _ = heads(64)
+    before, _ = narrow_heads.narrow(query, key, value, False)
+    for changed in (key, value):
+        changed[..., 40:] = 1e6
+    after, _ = narrow_heads.narrow(query, key, value, False)
+    assert torch.equal(before[..., :40], after[..., :40])
+    assert not torch.equal(before[..., 40:], after[..., 40:])
+
+
+def test_the_power_of_2():
+    x = torch.linspace(-125.0, 0.0, 100_001)
+    exact = torch.exp2(x.double())
+    assert ((narrow_heads.power_of_2(x) - exact).abs() / exact).max() < 3e-7
+    assert narrow_heads.power_of_2(torch.tensor([-torch.inf, -1e9])).max() < 1e-37
+
+
+def test_wide_heads_do_not_apply():
+    with pytest.raises(DoesNotApply, match="64 columns"):
+        NarrowHeads(128, 2, 0.0, torch.nn.Identity())
+
+
+def batches(loader: type, batch_size: int, count: int, sampled: bool = True) -> list:
+    windows = Windows(torch.arange(1000).to(torch.uint16).numpy(), context=16)
+    recipe = replace(FOOT, loader=loader, batch_size=batch_size)
+    sampler = Endless(windows, 3) if sampled else None
+    return [b for b, _ in zip(make_loader(windows, recipe, sampler), range(count), strict=False)]
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+def test_resident_batches_are_the_loaders(monkeypatch, sampled):
+    monkeypatch.setattr("ladders.beyond.step19_resident_tokens.AHEAD", 3)
+    wanted = batches(torch.utils.data.DataLoader, 4, 40, sampled)
+    found = batches(ResidentLoader, 4, 40, sampled)
+    assert len(found) == len(wanted) == (40 if sampled else 16)  # 62 windows; the last batch has 2
+    for (a, b), (c, d) in zip(found, wanted, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+        assert a.dtype is torch.int64
+
+
+def test_float8_is_lower_precision_and_no_worse_than_its_mantissa():
+    recipe = recipe_at(21, compile=False)
+    found = check(recipe, FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
+    assert 0.02 < found.worst_gradient_error < 0.2 < found.limit
+    assert recipe.linear is Float8Linear
+    assert recipe.format == "float8"
+
+
+def test_which_rungs_apply_where():
+    """Each device gets the other's rungs with a reason."""
+    for facts, others in ((H100, ON_CPUS), (describe("cpu"), ON_GPUS)):
+        recipe = replace(FOOT, dropout=0.1 if facts is H100 else 0.0)
+        for number in LADDER.chain(LADDER.top):
+            if number < 11:  # the ten steps have tests of their own
+                recipe = LADDER.rung(number).apply(recipe)
+                continue
+            reason = LADDER.rung(number).applies(facts, recipe)
+            if number in others:
+                assert reason, number
+            elif number != 16 and "compiler" not in (reason or "") and "Triton" not in str(reason):
+                assert reason is None, (number, reason)
+            recipe = recipe if reason else LADDER.rung(number).apply(recipe)
+
+
+def test_a_rung_of_which_nothing_is_left_is_not_asked():
+    """15 takes the place of 14's attention, which took that of step 7's."""
+    asked = []
+    job = {"ladder": LADDER.address, "applied": [1, 7, 14, 15]}
+    with pytest.MonkeyPatch.context() as patch:
+        for number in job["applied"]:
+            record = lambda run, number=number: asked.append(number) or "yes"  # noqa: E731
+            patch.setattr(LADDER.rung(number), "in_effect", record)
+        assert prober(job)(None) == {"1": "yes", "15": "yes"}
+    assert asked == [1, 15]

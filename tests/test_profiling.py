@@ -128,6 +128,8 @@ def test_the_trace_is_a_chrome_trace(profiled):
         (ELEMENTWISE, ["aten::native_layer_norm"]),
         (ELEMENTWISE, ["aten::mul", "MulBackward0"]),
         (ELEMENTWISE, ["graph_0_cpp_fused_add_native_layer_norm_view_3"]),
+        (ATTENTION, ["cpp_fused_mul_sum_0", "ladder::scaled_dot_product_fused_narrow"]),
+        (LOSS, ["cpp_fused_add_amax_arange_div_eq_exp_gather_log_sub_sum_unsqueeze_view_7"]),
         (ELEMENTWISE, ["triton_per_fused_addmm_gelu_native_layer_norm_2"]),
         (LOSS, ["aten::_log_softmax", "aten::log_softmax", "aten::cross_entropy_loss"]),
         (LOSS, ["aten::fill_", "aten::zero_", "aten::nll_loss_backward", "NllLossBackward0"]),

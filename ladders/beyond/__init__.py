@@ -4,16 +4,32 @@ from common.ladder import Ladder
 from ladders.beyond import (
     step11_loss_in_graph,
     step12_chunked_head,
-    step13_kept_pages,
+    step13_page_faults,
     step14_fused_qkv,
+    step15_narrow_heads,
+    step16_product_format,
+    step17_no_dropout,
+    step18_attention_backend,
+    step19_resident_tokens,
+    step20_compile_mode,
+    step21_float8,
+    step22_largest_batch,
 )
 from steps import LADDER as STEPS
 
 OWN = (
     step11_loss_in_graph,
     step12_chunked_head,
-    step13_kept_pages,
+    step13_page_faults,
     step14_fused_qkv,
+    step15_narrow_heads,
+    step16_product_format,
+    step17_no_dropout,
+    step18_attention_backend,
+    step19_resident_tokens,
+    step20_compile_mode,
+    step21_float8,
+    step22_largest_batch,
 )
 LADDER = Ladder(
     name="ladders.beyond",

@@ -10,11 +10,11 @@ Source: Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053. Expected: 1 to 3 %.
 from dataclasses import replace
 
 import torch
-from torch.nn import functional as F
 
 from common.build import Run
 from common.ladder import NotInEffect
 from common.recipe import Numerics, Recipe
+from steps import step07_flash_attention
 from steps.step07_flash_attention import FlashAttention
 
 CHANGES = ("attention",)
@@ -26,7 +26,7 @@ class FusedProjection(FlashAttention):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
         weights = (self.W_query.weight, self.W_key.weight, self.W_value.weight)
-        parts = F.linear(x, torch.cat(weights)).chunk(3, dim=-1)
+        parts = self.W_query.multiply(x, torch.cat(weights)).chunk(3, dim=-1)
         context = self.attend(*map(self.split_heads, parts))
         return self.out_proj(context.transpose(1, 2).flatten(2))
 
@@ -40,7 +40,7 @@ def applies(device, recipe: Recipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not all(isinstance(block.attention, FusedProjection) for block in run.inner.blocks):
         raise NotInEffect("a block projects three times")
-    return "1 product"
+    return f"1 product, {step07_flash_attention.in_effect(run)} attention"
 
 
 def apply(recipe: Recipe) -> Recipe:

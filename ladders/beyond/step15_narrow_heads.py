@@ -1,0 +1,206 @@
+"""15. Narrow heads.
+
+Changes: attention is written out, multiplication by multiplication, and compiled: scores, softmax,
+and weighted values of a query become one loop over its keys.
+Why faster: a fused kernel makes scores by matrix products over the D columns of a head. With a
+D of 8 or 16 there is little to multiply, and what surrounds the product costs more than it does.
+Written out, a vector register holds the scores of 16 keys, and only a row's sums are kept.
+Cost: 7 D operations per score that no matrix unit helps with, so that wide heads lose: both ways
+are measured. Three loops for each quarter of the queries to compile. When not: on GPUs.
+Source: Milakov, Gimelshein 2018, Online normalizer calculation for softmax, arXiv:1805.02867 (what
+a row needs); Dao 2023, FlashAttention-2, arXiv:2307.08691 (the backward pass).
+Expected: attention in half its time at a D of 8, so 1.2 times on a CPU.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.build import Run
+from common.compiler import missing_compiler
+from common.ladder import DoesNotApply, NotInEffect
+from common.recipe import Numerics, Recipe
+from ladders.beyond.step14_fused_qkv import FusedProjection
+
+CHANGES = ("attention",)
+NUMERICS = Numerics.ROUNDING
+WIDEST = 32  # columns: a loop holds a sum for each, and the compiler takes as long as they are many
+QUARTERS = 4  # blocks of queries: a block reads no key after its last query
+OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum in one rounding
+# 2^r for r in [-0.5, 0.5] to 8e-8 of itself, by least squares reweighted until the largest error
+# no longer fell. Written out, because a library's exp is a call that a loop cannot absorb.
+POWERS = (1.00000007, 0.69314697, 0.2402212, 0.05550713, 0.00967554, 0.00132764)
+
+
+# N heads of all windows (B H), D head width, I queries, J keys. All is float32, scores to base 2.
+
+
+def products(left: Tensor, right: Tensor) -> Tensor:
+    """(N, D, I) and (N, D, J) to every column's product with every other, (N, I, J)."""
+    columns = zip(left.unbind(1), right.unbind(1), strict=True)
+    return sum(a[..., None] * b[:, None] for a, b in columns)
+
+
+def power_of_2(x: Tensor) -> Tensor:
+    """2^x for x <= 0, the whole part put into the exponent's bits (IEEE 754, binary32)."""
+    x = x.clamp_min(-126.0)
+    whole = torch.round(x)
+    power = POWERS[-1]
+    for coefficient in POWERS[-2::-1]:
+        power = power * (x - whole) + coefficient
+    return power * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
+
+
+def weights(scores: Tensor, total: Tensor, seen: Tensor) -> Tensor:
+    """Attention weights (N, I, J); `total` is the logarithm of what a query's scores add up to."""
+    return torch.where(seen, power_of_2(scores - total), 0.0)
+
+
+def weighted(weight: Tensor, values: Tensor) -> list[Tensor]:
+    """(N, I, J) weights of (N, D, J) values, summed over J: D times (N, I)."""
+    return [(weight * column[:, None]).sum(-1) for column in values.unbind(1)]
+
+
+def attended(query, key, value_and_one, at, keys_at):
+    """A block of queries: their outputs (N, D, I), and the logarithms of their sums (N, I)."""
+    seen = keys_at <= at[:, None]
+    scores = products(query, key)
+    top = torch.where(seen, scores, -torch.inf).amax(-1)
+    *sums, total = weighted(weights(scores, top[..., None], seen), value_and_one)
+    return torch.stack(sums, 1) / total[:, None], top + total.log2()
+
+
+def query_gradient(query, key, value, out_grad, total, share, at, keys_at):
+    """A block of queries: the gradient of each (N, D, I). `share` (N, I): out . out_grad."""
+    weight = weights(products(query, key), total[..., None], keys_at <= at[:, None])
+    scores_grad = weight * (products(out_grad, value) - share[..., None])
+    return torch.stack(weighted(scores_grad, key), 1)
+
+
+def key_value_gradients(key, value, query, out_grad, total, share, at, queries_at):
+    """A block of keys, and the queries from there on: gradients of both, one after the other."""
+    weight = weights(products(key, query), total[:, None], at[:, None] <= queries_at)
+    scores_grad = weight * (products(value, out_grad) - share[:, None])
+    return torch.stack([*weighted(scores_grad, query), *weighted(weight, out_grad)], 1)
+
+
+LOOPS = (attended, query_gradient, key_value_gradients)
+COMPILED = tuple(
+    torch.compile(loop, dynamic=False, fullgraph=True, options=OPTIONS) for loop in LOOPS
+)
+
+
+def quarters(tokens: int) -> Iterator[tuple[int, int]]:
+    size = max(16, math.ceil(tokens / QUARTERS))  # a register's width at least
+    return ((begin, min(begin + size, tokens)) for begin in range(0, tokens, size))
+
+
+# one operator for the compiler around it, which would otherwise unroll every layer's loops
+
+
+@torch.library.custom_op("ladder::scaled_dot_product_fused_narrow", mutates_args=())
+def narrow(query: Tensor, key: Tensor, value: Tensor, compiled: bool) -> tuple[Tensor, Tensor]:
+    """Causal attention of (N, D, T) tensors, the queries scaled; also (N, T) of its sums."""
+    loop = (COMPILED if compiled else LOOPS)[0]
+    at = torch.arange(query.shape[-1], dtype=torch.float32)
+    value_and_one = F.pad(value, (0, 0, 0, 1), value=1.0)  # whose weighted sum is that of weights
+    blocks = [
+        loop(query[..., a:b], key[..., :b], value_and_one[..., :b], at[a:b], at[:b])
+        for a, b in quarters(len(at))
+    ]
+    out, total = zip(*blocks, strict=True)
+    return torch.cat(out, -1), torch.cat(total, -1)
+
+
+@torch.library.custom_op("ladder::scaled_dot_product_fused_narrow_backward", mutates_args=())
+def narrow_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    total: Tensor,
+    grad: Tensor,
+    compiled: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of query, key, and value, (N, D, T) each."""
+    _, of_query, of_key_value = COMPILED if compiled else LOOPS
+    at = torch.arange(query.shape[-1], dtype=torch.float32)
+    share = (out * grad).sum(1)
+    query_grad, key_value_grad = [], []
+    for a, b in quarters(len(at)):
+        rows = (grad[..., a:b], total[..., a:b], share[..., a:b], at[a:b])
+        query_grad.append(of_query(query[..., a:b], key[..., :b], value[..., :b], *rows, at[:b]))
+        rest = (query[..., a:], grad[..., a:], total[..., a:], share[..., a:])
+        key_value_grad.append(of_key_value(key[..., a:b], value[..., a:b], *rest, at[a:b], at[a:]))
+    key_grad, value_grad = torch.cat(key_value_grad, -1).chunk(2, 1)
+    base = math.log(2)  # scores are to base 2
+    return torch.cat(query_grad, -1) * base, key_grad * base, value_grad.clone()
+
+
+@narrow.register_fake
+def _(query, key, value, compiled):
+    return torch.empty_like(query), query.new_empty(query.shape[0], query.shape[-1])
+
+
+@narrow_backward.register_fake
+def _(query, key, value, out, total, grad, compiled):
+    return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def keep(ctx, inputs, output) -> None:
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.compiled = inputs[3]
+
+
+def backward(ctx, grad, _):
+    return *narrow_backward(*ctx.saved_tensors, grad.contiguous(), ctx.compiled), None
+
+
+narrow.register_autograd(backward, setup_context=keep)
+
+
+class NarrowHeads(FusedProjection):
+    """The same parameters; attention in vector registers, tokens last. Without dropout."""
+
+    def __init__(self, emb_dim: int, heads: int, *arguments) -> None:
+        super().__init__(emb_dim, heads, *arguments)
+        if emb_dim // heads > WIDEST:
+            raise DoesNotApply(f"heads have {emb_dim // heads} columns, more than {WIDEST}")
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        weights = torch.cat((self.W_query.weight, self.W_key.weight, self.W_value.weight))
+        x_in, weights = self.W_query.operands(x, weights)
+        parts = (weights @ x_in.transpose(1, 2)).float()  # (B, 3 C, T): no copy turns it
+        query, key, value = parts.unflatten(1, (3, self.heads, -1)).transpose(0, 1).flatten(1, 2)
+        query = query * (math.log2(math.e) / math.sqrt(query.shape[1]))  # (B H, D, T)
+        out, _ = narrow(query, key, value, torch.compiler.is_compiling())
+        context = out.unflatten(0, (len(x), -1)).flatten(1, 2).transpose(1, 2)  # (B, T, C)
+        return self.out_proj(context.to(x.dtype))
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    if device.type != "cpu":
+        return f"these loops are for the vector registers of a CPU; this device is {device.type}"
+    if recipe.attention is not FusedProjection:
+        return "it builds on the fused QKV projection (rung 14)"
+    return missing_compiler(device)
+
+
+def in_effect(run: Run) -> str:
+    if run.recipe.attention is not NarrowHeads:
+        return "the fused kernel was faster"
+    if "ladder::scaled_dot_product_fused_narrow" not in run.operators:
+        raise NotInEffect("the loops did not run")
+    return f"{run.shape.emb_dim // run.shape.heads} columns"
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, attention=NarrowHeads)
+
+
+def candidates(recipe: Recipe) -> dict[str, Recipe]:
+    return {"written out": recipe, "fused kernel": replace(recipe, attention=FusedProjection)}

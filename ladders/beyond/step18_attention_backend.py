@@ -1,0 +1,98 @@
+"""18. Attention backend.
+
+Changes: which fused kernel computes attention: FlashAttention 2, cuDNN's, the memory-efficient one,
+and FlashAttention 3 or 4 where they are installed.
+Why faster: the kernels are written for different cards. cuDNN's knows Hopper's asynchronous matrix
+units, FlashAttention 2 does not; on an A100 it is the other way round. Hence each is measured.
+Cost: none; but a newer driver or torch may turn the order around, so measure again.
+When not: on a device with one kernel.
+Source: Shah et al. 2024, FlashAttention-3, arXiv:2407.08608; torch.nn.attention.sdpa_kernel.
+Expected: 5 to 10 % on an H100 (attention 1.7 to 2.3 times as fast with cuDNN), nothing on an A100.
+"""
+
+import importlib.util
+from dataclasses import replace
+
+from torch.nn import attention
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from common.build import Run
+from common.ladder import NotInEffect
+from common.recipe import Numerics, Recipe
+from ladders.beyond.step14_fused_qkv import FusedProjection
+from steps import step07_flash_attention
+
+CHANGES = ("attention",)
+NUMERICS = Numerics.ROUNDING
+
+
+class Flash(FusedProjection):
+    """The named kernel, and no other fused one before it."""
+
+    backend = SDPBackend.FLASH_ATTENTION
+    ran = "flash"  # as step 7 calls what it sees
+
+    def attend(self, query, key, value):
+        dropout = self.dropout.p if self.training else 0.0
+        with sdpa_kernel([self.backend]):
+            return F.scaled_dot_product_attention(
+                query, key, value, dropout_p=dropout, is_causal=True
+            )
+
+
+class Cudnn(Flash):
+    backend, ran = SDPBackend.CUDNN_ATTENTION, "cudnn"
+
+
+class Efficient(Flash):
+    backend, ran = SDPBackend.EFFICIENT_ATTENTION, "efficient"
+
+
+class Flash3(Flash):
+    """FlashAttention 3 in the flash kernel's place, for the whole process."""
+
+    implementation, module = "FA3", "flash_attn_interface"
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        attention.activate_flash_attention_impl(self.implementation)
+
+
+class Flash4(Flash3):
+    implementation, module = "FA4", "flash_attn.cute"
+
+
+CHOICES = {"cudnn": Cudnn, "flash": Flash, "efficient": Efficient}
+PACKAGES = {"flash 3": Flash3, "flash 4": Flash4}  # without dropout, and only where installed
+
+
+def installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that would hold it
+        return False
+
+
+def applies(device, recipe: Recipe) -> str | None:
+    if device.type != "cuda":
+        return f"torch has one fused attention kernel for {device.type}"
+    if recipe.attention is not FusedProjection:
+        return "it builds on the fused QKV projection (rung 14)"
+    return None
+
+
+def in_effect(run: Run) -> str:
+    ran, wanted = step07_flash_attention.in_effect(run), run.recipe.attention.ran
+    if ran != wanted:
+        raise NotInEffect(f"{ran} ran instead of {wanted}")
+    return next(k for k, v in (CHOICES | PACKAGES).items() if v is run.recipe.attention)
+
+
+def apply(recipe: Recipe) -> Recipe:
+    return replace(recipe, attention=Cudnn)
+
+
+def candidates(recipe: Recipe) -> dict[str, Recipe]:
+    packages = {k: v for k, v in PACKAGES.items() if not recipe.dropout and installed(v.module)}
+    return {k: replace(recipe, attention=v) for k, v in (CHOICES | packages).items()}
