@@ -202,12 +202,12 @@ def part_of(chain: list[str], shapes: Iterable = ()) -> str:
     by_torch = space and "autograd" not in space and chain[0] != WINDOW
     if not by_torch or BOOKKEEPING.fullmatch(operator):
         return GAPS
+    if OF_PRODUCTS.fullmatch(operator):  # also the head's, inside of a loss that makes its logits
+        return PRODUCTS
     if any(IN_LOSS.search(name) for name in chain):
         return LOSS
     if OF_COPIES.fullmatch(operator):
         return COPIES
-    if OF_PRODUCTS.fullmatch(operator):
-        return PRODUCTS
     heads = any(len(shape) == 4 for shape in shapes or ())
     if heads or OF_ATTENTION.search(operator) or any(IN_ATTENTION.search(n) for n in chain):
         return ATTENTION

@@ -119,6 +119,7 @@ def test_the_trace_is_a_chrome_trace(profiled):
         (PRODUCTS, ["aten::mm", "MmBackward0"]),
         (PRODUCTS, ["mkldnn::_linear_pointwise"]),
         (PRODUCTS, ["triton_tem_fused_mm_4"]),
+        (PRODUCTS, ["aten::mm", "aten::_linear_cross_entropy_batch_chunking"]),
         (ATTENTION, ["aten::bmm", "aten::matmul"]),
         (ATTENTION, ["aten::_softmax", "aten::softmax"]),
         (ATTENTION, ["aten::_softmax_backward_data", "SoftmaxBackward0"]),

@@ -104,11 +104,11 @@ def applies(device, recipe: Recipe) -> str | None:
 
 def in_effect(run: Run) -> str:
     if run.recipe.objective is LogitsLoss:
-        return "whole logits are faster"
+        return "whole logits"
     if not isinstance(run.objective, ChunkedLoss):
         raise NotInEffect(f"the objective is {type(run.objective).__name__}")
     own = type(run.objective) is ChunkedLoss
-    return f"{run.objective.rows} tokens" + ("" if own else " (torch's)")
+    return f"{run.objective.rows} tokens" if own else f"torch's, {run.objective.rows}"
 
 
 def apply(recipe: Recipe) -> Recipe:

@@ -51,7 +51,7 @@ def in_effect(run: Run) -> str:
     if run.device.type != "cpu":
         return "expandable segments"
     label = next(k for k, v in CHOICES.items() if set(v) <= set(run.recipe.environment))
-    return f"{huge_mib():.0f} MiB in huge pages" if label == HUGE else label
+    return f"{huge_mib():.0f} MiB huge" if label == HUGE else label
 
 
 def huge_mib() -> float:

@@ -40,7 +40,7 @@ def applies(device, recipe: Recipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not all(isinstance(block.attention, FusedProjection) for block in run.inner.blocks):
         raise NotInEffect("a block projects three times")
-    return f"1 product, {step07_flash_attention.in_effect(run)} attention"
+    return f"1 product, {step07_flash_attention.in_effect(run)}"
 
 
 def apply(recipe: Recipe) -> Recipe:

@@ -192,7 +192,7 @@ def applies(device, recipe: Recipe) -> str | None:
 
 def in_effect(run: Run) -> str:
     if run.recipe.attention is not NarrowHeads:
-        return "the fused kernel was faster"
+        return "fused kernel"
     if "ladder::scaled_dot_product_fused_narrow" not in run.operators:
         raise NotInEffect("the loops did not run")
     return f"{run.shape.emb_dim // run.shape.heads} columns"
