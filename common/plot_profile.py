@@ -12,6 +12,7 @@ from common.profiling import (
     ELEMENTWISE,
     GAPS,
     LOSS,
+    NETWORK,
     OPTIMIZER,
     PARTS,
     PRODUCTS,
@@ -26,6 +27,7 @@ COLOURS = {
     LOSS: "#CC79A7",
     OPTIMIZER: ORANGE,
     COPIES: "#F0E442",
+    NETWORK: "#444444",
     WAIT: "#56B4E9",
     GAPS: "#CCCCCC",
 }

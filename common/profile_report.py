@@ -10,6 +10,7 @@ from common.profiling import (
     ELEMENTWISE,
     GAPS,
     LOSS,
+    NETWORK,
     OPTIMIZER,
     PARTS,
     PRODUCTS,
@@ -25,6 +26,7 @@ SHORT = {  # the parts' heads in 80 columns
     LOSS: "loss",
     OPTIMIZER: "optim",
     COPIES: "copy",
+    NETWORK: "net",
     WAIT: "wait",
     GAPS: "gaps",
 }
@@ -34,7 +36,8 @@ Milliseconds per 1000 tokens, in {steps} profiled steps after the timed ones; pr
 a step slower. On a CPU an operator counts with the time in itself, on a GPU a kernel with its time
 on the device. Gaps: time in no operator or kernel (Python, launches, bookkeeping of tensors).
 Elementwise includes look-ups and the kernels that `torch.compile` fuses, unless their names say
-that they belong elsewhere."""
+that they belong elsewhere. Of several processes the first is shown; on CPUs, where gloo sends from
+threads of its own, waiting for the others is a gap."""
 ROOF = """\
 The least by part, ms per 1000 tokens: the longer of the least FLOPs and the least bytes of each
 part at the ceilings measured here (common/roofline.py derives them). Explained: their sum over the
@@ -62,7 +65,7 @@ def to_profile(records: list[dict]) -> pd.DataFrame:
         measured = told["measurement"]
         profile, ms = measured["profile"], 1e6 / measured["tokens_per_step"]
         row = {"rung": number, "name": told["name"], "top": profile["top"]}
-        row |= {part: ms * profile["parts"][part] for part in PARTS}
+        row |= {part: ms * profile["parts"].get(part, 0.0) for part in PARTS}
         row["profiled_ms"] = ms * profile["window_s"] / profile["steps"]
         timed = median(median(r["measurement"]["step_s"]) for r in of_rung)
         row["timed_ms"] = ms * timed
@@ -84,14 +87,14 @@ def _columns() -> list[str]:
 
 def profile_text(frame: pd.DataFrame) -> str:
     """The parts in per cent of the profiled step, in 80 columns."""
-    head = f"{'':>2} {'% of a profiled step':<25}"
+    head = f"{'':>2} {'% of a profiled step':<20}"
     lines = [head + "".join(f"{SHORT[p]:>{_width(p)}}" for p in PARTS) + f"{'roof':>6}"]
     for row in frame.to_dict("records"):
         shares = "".join(
             f"{100 * row[part] / row['profiled_ms']:>{_width(part)}.0f}" for part in PARTS
         )
         lines.append(
-            f"{row['rung']:>2} {row['name'][:25]:<25}{shares}{cell(row['explained'], '>6.0%')}"
+            f"{row['rung']:>2} {row['name'][:20]:<20}{shares}{cell(row['explained'], '>6.0%')}"
         )
     lines.append("   roof: the share of the timed step that the hardware's ceilings explain")
     return "\n".join(lines)

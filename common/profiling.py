@@ -29,8 +29,9 @@ NAME = 200  # characters of a kernel's name that are kept; templates are longer
 MARK = "ladder::"  # of a range that names its part
 WINDOW = f"{MARK}window"
 PRODUCTS, ATTENTION, ELEMENTWISE = "matrix products", "attention", "normalisation and elementwise"
-LOSS, OPTIMIZER, COPIES, WAIT, GAPS = "loss", "optimizer", "copies", "data wait", "gaps"
-PARTS = (PRODUCTS, ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, COPIES, WAIT, GAPS)
+LOSS, OPTIMIZER, COPIES, NETWORK = "loss", "optimizer", "copies", "network"
+WAIT, GAPS = "data wait", "gaps"
+PARTS = (PRODUCTS, ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, COPIES, NETWORK, WAIT, GAPS)
 ACTIVITIES = {  # what torch's profiler can see of a device; it sees no kernels of Apple's GPUs
     "cpu": [ProfilerActivity.CPU],
     "cuda": [ProfilerActivity.CPU, ProfilerActivity.CUDA],
@@ -39,6 +40,9 @@ ACTIVITIES = {  # what torch's profiler can see of a device; it sees no kernels 
 
 IN_LOSS = re.compile(r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|_gather_log_")
 IN_ATTENTION = re.compile(r"scaled_dot_product|(flash|efficient|cudnn|flex)_attention|ScaledDot")
+IN_NETWORK = re.compile(  # between processes
+    r"_?c10d|gloo:|nccl:|xccl:|ncclDevKernel|FSDP::(all_gather|post_backward_reduce)"
+)
 OF_ATTENTION = re.compile(r"bmm|softmax|masked_fill|tri[ul]")
 OF_PRODUCTS = re.compile(r"_?(add)?mm(_activation)?|matmul|(mkldnn_|mkl_|_)?linear\w*|_scaled_mm")
 OF_COPIES = re.compile(r"(_foreach_)?copy_|_to_copy|to|clone|contiguous|item|_local_scalar_dense")
@@ -181,7 +185,7 @@ def part_of_kernel(kernel: str, launcher) -> str:
     A kernel without a known launcher, or of one that tells nothing, is elementwise.
     """
     chain = [e.name for e in (launcher, *around(launcher))] if launcher else []
-    if FUSED.search(kernel) or not launcher:
+    if FUSED.search(kernel) or IN_NETWORK.match(kernel) or not launcher:
         chain.insert(0, kernel)
     part = part_of(chain, launcher.input_shapes if launcher else [])
     return ELEMENTWISE if part == GAPS else part
@@ -194,6 +198,8 @@ def part_of(chain: list[str], shapes: Iterable = ()) -> str:
             return name.removeprefix(MARK)
         if name.startswith("Optimizer."):  # torch's own range around step() and zero_grad()
             return OPTIMIZER
+    if any(IN_NETWORK.match(name) for name in chain):
+        return NETWORK
     if fused := FUSED.search(chain[0]):
         if any(IN_ATTENTION.search(name) for name in chain[1:]):  # an operator that is compiled
             return ATTENTION

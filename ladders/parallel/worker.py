@@ -22,6 +22,7 @@ from common.device import PeakMemory, synchronize
 from common.distributed import joined, preflight
 from common.equivalence import LIMITS, answers, coarse_weights, judge, made_up_ids
 from common.measure import DATA_SEED, Disturbed, Measurement, Settings, make_clock, time_steps
+from common.profiling import marked, profile_steps
 from common.recipe import Recipe, Shape
 from ladders.parallel.layout import (
     ParallelRun,
@@ -161,12 +162,18 @@ def measure(
         raise Disturbed("the weights did not change in the timed window")
     cpu_s = highest([cpu_s], dist.ReduceOp.SUM)[0]
     reserved, window_s = highest([reserved, window_s])
+    trained = [mean_loss(run, loss) for loss in losses]
+    profile = {}
+    if settings.profile:
+        report("profiling")
+        batches = marked(batches)
+        profile = profile_steps(step, run, settings.trace if dist.get_rank() == 0 else None)
     return Measurement(
         step_s=highest(step_s),
         window_s=window_s,
         first_step_s=first_step_s,
         data_wait_s=data_wait[0],
-        losses=[mean_loss(run, loss) for loss in losses],
+        losses=trained,
         tokens_per_step=windows * settings.shape.context,
         peak_reserved_gib=reserved,
         cpu_share=cpu_s / window_s / (os.cpu_count() or 1),
@@ -175,6 +182,7 @@ def measure(
         text_source=text.source,
         in_effect=in_effect,
         startup_s=startup_s,
+        profile=profile,
         parallel={
             "processes": recipe.processes,
             "mesh": {axis: getattr(recipe, axis) for axis in ("stages", "data", "tensor")},
