@@ -13,6 +13,7 @@ from common.device import describe
 from common.ladder import DoesNotApply
 from common.presets import baseline
 from common.recipe import Recipe, Shape
+from common.profiling import NETWORK
 from common.records import Records
 from ladders.parallel import LADDER
 from ladders.parallel.layout import refuse
@@ -38,7 +39,7 @@ def command(out, *options: str) -> tuple[str, ...]:
 def climbed(tmp_path_factory):
     """The whole ladder with two gloo processes: its output, and its records by rung."""
     out = tmp_path_factory.mktemp("parallel")
-    done = run(*command(out, "--nproc", "2"))
+    done = run(*command(out, "--nproc", "2", "--profile"))
     return done, {record["rung"]: record for record in Records(out / "records.jsonl").read()}, out
 
 
@@ -101,6 +102,15 @@ def test_bytes_sent_are_those_of_the_textbook(climbed):
     activation = 4 * shape["context"] * shape["emb_dim"] * 4  # windows, tokens, width, bytes
     # one in each half of a block and direction, and the embedding's, the head's, the loss's few
     assert sent(records[7])["all_reduce"] >= 4 * shape["layers"] * activation
+
+
+def test_a_profile_shows_what_goes_between_processes(climbed):
+    _, records, out = climbed
+    for number in range(10):
+        found = records[number]["measurement"]
+        assert (found["profile"]["parts"][NETWORK] > 0) == (number > 0), number
+        assert len(found["losses"]) == 2 + 3  # the profiled steps are no part of the measurement
+    assert (out / "profile.png").exists()
 
 
 def test_the_bubble_is_measured_beside_its_prediction(climbed):
