@@ -12,8 +12,8 @@ import pytest
 from common.device import describe
 from common.ladder import DoesNotApply
 from common.presets import baseline
-from common.recipe import Recipe, Shape
 from common.profiling import NETWORK
+from common.recipe import Recipe, Shape
 from common.records import Records
 from ladders.parallel import LADDER
 from ladders.parallel.layout import refuse

@@ -6,8 +6,8 @@ Why faster: bfloat16 halves what is moved, but not every processor multiplies it
 AVX512-BF16 and no AMX makes bfloat16 products at half the speed of float32. The format that is
 stored and the one that is multiplied in are two choices.
 Cost: a float32 copy of each operand, for as long as it is needed; logits take twice the memory, so
-that the chunked head (rung 12) takes half as many tokens at a time. When not: where there are matrix
-units for 16 bits (AMX, tensor cores). The device decides: both are measured.
+that the chunked head (rung 12) takes half as many tokens at a time. When not: where there are
+matrix units for 16 bits (AMX, tensor cores). The device decides: both are measured.
 Source: Intel, Instruction Set Extensions Programming Reference, VDPBF16PS and TDPBF16PS.
 Expected: 1.3 times where float32 products are twice as fast; nothing elsewhere.
 """
