@@ -5,7 +5,8 @@ time; the (B T, V) logits never exist as a whole, nor does their gradient.
 Why faster: 200 KB of logits for each token in float32 do not fit any cache; a chunk does. Forward
 and backward pass of a chunk come together, so that logits are computed once and never stored.
 Cost: the gradient is made in the forward pass, also where nobody asks for it. How many tokens at a
-time is best differs by device: it is measured. When not: where memory is fast and plentiful.
+time is best differs by device: it is measured, beside torch's own chunked loss and whole logits.
+When not: where memory is fast and plentiful.
 Source: Wijmans et al. 2024, Cut Your Losses, arXiv:2411.09009; Hsu et al. 2024, Liger Kernel,
 arXiv:2410.10989. Expected: 1.3 times on a CPU; memory rather than speed on a GPU.
 """
