@@ -38,13 +38,17 @@ ACTIVITIES = {  # what torch's profiler can see of a device; it sees no kernels 
     "xpu": [ProfilerActivity.CPU, ProfilerActivity.XPU],
 }
 
-IN_LOSS = re.compile(r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|_gather_log_")
+IN_LOSS = re.compile(
+    r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|ladder::\w*loss_and_gradients"
+)
 IN_ATTENTION = re.compile(r"scaled_dot_product|(flash|efficient|cudnn|flex)_attention|ScaledDot")
 IN_NETWORK = re.compile(  # between processes
     r"_?c10d|gloo:|nccl:|xccl:|ncclDevKernel|FSDP::(all_gather|post_backward_reduce)"
 )
 OF_ATTENTION = re.compile(r"bmm|softmax|masked_fill|tri[ul]")
-OF_PRODUCTS = re.compile(r"_?(add)?mm(_activation)?|matmul|(mkldnn_|mkl_|_)?linear\w*|_scaled_mm")
+OF_PRODUCTS = re.compile(
+    r"_?(int_|add)?mm_?(_activation)?|matmul|(mkldnn_|mkl_|_)?linear\w*|_scaled_mm"
+)
 OF_COPIES = re.compile(r"(_foreach_)?copy_|_to_copy|to|clone|contiguous|item|_local_scalar_dense")
 FUSED = re.compile(r"(cpp|triton_[a-z]+)_fused_(\w+?)_?\d*$")  # a kernel of torch.compile's
 ONLY_MOVED = re.compile(r"((_to_copy|clone|copy_?|view|transpose|permute|t)(_|$))+")
@@ -201,8 +205,9 @@ def part_of(chain: list[str], shapes: Iterable = ()) -> str:
     if any(IN_NETWORK.match(name) for name in chain):
         return NETWORK
     if fused := FUSED.search(chain[0]):
-        if any(IN_ATTENTION.search(name) for name in chain[1:]):  # an operator that is compiled
-            return ATTENTION
+        for part, pattern in ((ATTENTION, IN_ATTENTION), (LOSS, IN_LOSS)):
+            if any(pattern.search(name) for name in chain[1:]):  # an operator that is compiled
+                return part
         return _part_of_fused(fused[1], fused[2])
     space, _, operator = chain[0].rpartition("::")
     by_torch = space and "autograd" not in space and chain[0] != WINDOW

@@ -1,4 +1,4 @@
-"""17. No dropout.
+"""18. No dropout.
 
 Changes: dropout is 0. This changes training itself, not only its speed.
 Why faster: no random numbers are drawn and no masks kept; attention kernels drop a branch for each

@@ -1,4 +1,4 @@
-"""20. Compile mode.
+"""21. Compile mode.
 
 Changes: how long torch.compile searches, and whether it records the step as a CUDA graph.
 Why faster: max-autotune times several kernels for each matrix product, its own with what follows

@@ -1,4 +1,4 @@
-"""15. Narrow heads.
+"""14. Narrow heads.
 
 Changes: attention is written out, multiplication by multiplication, and compiled: scores, softmax,
 and weighted values of a query become one loop over its keys.
@@ -24,40 +24,28 @@ from common.build import Run
 from common.compiler import missing_compiler
 from common.ladder import DoesNotApply, NotInEffect
 from common.recipe import Numerics, Recipe
-from ladders.beyond.step14_fused_qkv import FusedProjection
+from ladders.beyond.loops import compiled, power_of_2
+from ladders.beyond.step13_fused_qkv import FusedProjection
 
 CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING
 WIDEST = 32  # columns: a loop holds a sum for each, and the compiler takes as long as they are many
 QUARTERS = 4  # blocks of queries: a block reads no key after its last query
-OPTIONS = {"cpp.enable_floating_point_contract_flag": "fast"}  # a product and a sum in one rounding
-# 2^r for r in [-0.5, 0.5] to 8e-8 of itself, by least squares reweighted until the largest error
-# no longer fell. Written out, because a library's exp is a call that a loop cannot absorb.
-POWERS = (1.00000007, 0.69314697, 0.2402212, 0.05550713, 0.00967554, 0.00132764)
+BOUND = 60.0  # scores to base 2 within it have powers, and sums of them, that float32 can hold
 
 
 # N heads of all windows (B H), D head width, I queries, J keys. All is float32, scores to base 2.
 
 
-def products(left: Tensor, right: Tensor) -> Tensor:
-    """(N, D, I) and (N, D, J) to every column's product with every other, (N, I, J)."""
+def products(left: Tensor, right: Tensor, start: Tensor | float = 0.0) -> Tensor:
+    """(N, D, I) and (N, D, J): `start`, and every column's product with every other, (N, I, J)."""
     columns = zip(left.unbind(1), right.unbind(1), strict=True)
-    return sum(a[..., None] * b[:, None] for a, b in columns)
+    return sum((a[..., None] * b[:, None] for a, b in columns), start)
 
 
-def power_of_2(x: Tensor) -> Tensor:
-    """2^x for x <= 0, the whole part put into the exponent's bits (IEEE 754, binary32)."""
-    x = x.clamp_min(-126.0)
-    whole = torch.round(x)
-    power = POWERS[-1]
-    for coefficient in POWERS[-2::-1]:
-        power = power * (x - whole) + coefficient
-    return power * ((whole.to(torch.int32) + 127) << 23).view(torch.float32)
-
-
-def weights(scores: Tensor, total: Tensor, seen: Tensor) -> Tensor:
-    """Attention weights (N, I, J); `total` is the logarithm of what a query's scores add up to."""
-    return torch.where(seen, power_of_2(scores - total), 0.0)
+def weights(scores: Tensor, seen: Tensor) -> Tensor:
+    """Attention weights (N, I, J) of scores that the logarithm of their sum was taken from."""
+    return torch.where(seen, power_of_2(scores), 0.0)
 
 
 def weighted(weight: Tensor, values: Tensor) -> list[Tensor]:
@@ -65,33 +53,38 @@ def weighted(weight: Tensor, values: Tensor) -> list[Tensor]:
     return [(weight * column[:, None]).sum(-1) for column in values.unbind(1)]
 
 
-def attended(query, key, value_and_one, at, keys_at):
-    """A block of queries: their outputs (N, D, I), and the logarithms of their sums (N, I)."""
-    seen = keys_at <= at[:, None]
-    scores = products(query, key)
-    top = torch.where(seen, scores, -torch.inf).amax(-1)
-    *sums, total = weighted(weights(scores, top[..., None], seen), value_and_one)
+def attended(query, key, value_and_one, at, keys_at, bounded: bool):
+    """A block of queries: their outputs (N, D, I), and the logarithms of their sums (N, I).
+
+    A row's largest score is taken from all before they become powers, unless they are bounded.
+    """
+    seen, top = keys_at <= at[:, None], 0.0
+    if not bounded:
+        top = torch.where(seen, products(query, key), -torch.inf).amax(-1)
+    scores = products(query, key, 0.0 if bounded else -top[..., None])
+    *sums, total = weighted(weights(scores, seen), value_and_one)
     return torch.stack(sums, 1) / total[:, None], top + total.log2()
 
 
-def query_gradient(query, key, value, out_grad, total, share, at, keys_at):
-    """A block of queries: the gradient of each (N, D, I). `share` (N, I): out . out_grad."""
-    weight = weights(products(query, key), total[..., None], keys_at <= at[:, None])
-    scores_grad = weight * (products(out_grad, value) - share[..., None])
+def query_gradient(query, key, value, out_grad, less, share, at, keys_at):
+    """A block of queries: the gradient of each, (N, D, I).
+
+    (N, I) `less`: the logarithm of a query's sum, negative; `share`: out . out_grad, negative.
+    """
+    weight = weights(products(query, key, less[..., None]), keys_at <= at[:, None])
+    scores_grad = weight * products(out_grad, value, share[..., None])
     return torch.stack(weighted(scores_grad, key), 1)
 
 
-def key_value_gradients(key, value, query, out_grad, total, share, at, queries_at):
+def key_value_gradients(key, value, query, out_grad, less, share, at, queries_at):
     """A block of keys, and the queries from there on: gradients of both, one after the other."""
-    weight = weights(products(key, query), total[:, None], at[:, None] <= queries_at)
-    scores_grad = weight * (products(value, out_grad) - share[:, None])
+    weight = weights(products(key, query, less[:, None]), at[:, None] <= queries_at)
+    scores_grad = weight * products(value, out_grad, share[:, None])
     return torch.stack([*weighted(scores_grad, query), *weighted(weight, out_grad)], 1)
 
 
 LOOPS = (attended, query_gradient, key_value_gradients)
-COMPILED = tuple(
-    torch.compile(loop, dynamic=False, fullgraph=True, options=OPTIONS) for loop in LOOPS
-)
+COMPILED = tuple(compiled(loop) for loop in LOOPS)
 
 
 def quarters(tokens: int) -> Iterator[tuple[int, int]]:
@@ -103,13 +96,15 @@ def quarters(tokens: int) -> Iterator[tuple[int, int]]:
 
 
 @torch.library.custom_op("ladder::scaled_dot_product_fused_narrow", mutates_args=())
-def narrow(query: Tensor, key: Tensor, value: Tensor, compiled: bool) -> tuple[Tensor, Tensor]:
+def narrow(query: Tensor, key: Tensor, value: Tensor, in_graph: bool) -> tuple[Tensor, Tensor]:
     """Causal attention of (N, D, T) tensors, the queries scaled; also (N, T) of its sums."""
-    loop = (COMPILED if compiled else LOOPS)[0]
+    loop = (COMPILED if in_graph else LOOPS)[0]
     at = torch.arange(query.shape[-1], dtype=torch.float32)
     value_and_one = F.pad(value, (0, 0, 0, 1), value=1.0)  # whose weighted sum is that of weights
+    longest = query.square().sum(1).amax() * key.square().sum(1).amax()
+    bounded = bool(longest < BOUND**2)  # |q . k| <= |q| |k|
     blocks = [
-        loop(query[..., a:b], key[..., :b], value_and_one[..., :b], at[a:b], at[:b])
+        loop(query[..., a:b], key[..., :b], value_and_one[..., :b], at[a:b], at[:b], bounded)
         for a, b in quarters(len(at))
     ]
     out, total = zip(*blocks, strict=True)
@@ -124,17 +119,17 @@ def narrow_backward(
     out: Tensor,
     total: Tensor,
     grad: Tensor,
-    compiled: bool,
+    in_graph: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key, and value, (N, D, T) each."""
-    _, of_query, of_key_value = COMPILED if compiled else LOOPS
+    _, of_query, of_key_value = COMPILED if in_graph else LOOPS
     at = torch.arange(query.shape[-1], dtype=torch.float32)
-    share = (out * grad).sum(1)
+    less, share = -total, -(out * grad).sum(1)
     query_grad, key_value_grad = [], []
     for a, b in quarters(len(at)):
-        rows = (grad[..., a:b], total[..., a:b], share[..., a:b], at[a:b])
+        rows = (grad[..., a:b], less[..., a:b], share[..., a:b], at[a:b])
         query_grad.append(of_query(query[..., a:b], key[..., :b], value[..., :b], *rows, at[:b]))
-        rest = (query[..., a:], grad[..., a:], total[..., a:], share[..., a:])
+        rest = (query[..., a:], grad[..., a:], less[..., a:], share[..., a:])
         key_value_grad.append(of_key_value(key[..., a:b], value[..., a:b], *rest, at[a:b], at[a:]))
     key_grad, value_grad = torch.cat(key_value_grad, -1).chunk(2, 1)
     base = math.log(2)  # scores are to base 2
@@ -142,22 +137,22 @@ def narrow_backward(
 
 
 @narrow.register_fake
-def _(query, key, value, compiled):
+def _(query, key, value, in_graph):
     return torch.empty_like(query), query.new_empty(query.shape[0], query.shape[-1])
 
 
 @narrow_backward.register_fake
-def _(query, key, value, out, total, grad, compiled):
+def _(query, key, value, out, total, grad, in_graph):
     return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
 
 
 def keep(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs[:3], *output)
-    ctx.compiled = inputs[3]
+    ctx.in_graph = inputs[3]
 
 
 def backward(ctx, grad, _):
-    return *narrow_backward(*ctx.saved_tensors, grad.contiguous(), ctx.compiled), None
+    return *narrow_backward(*ctx.saved_tensors, grad.contiguous(), ctx.in_graph), None
 
 
 narrow.register_autograd(backward, setup_context=keep)
@@ -186,7 +181,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cpu":
         return f"these loops are for the vector registers of a CPU; this device is {device.type}"
     if recipe.attention is not FusedProjection:
-        return "it builds on the fused QKV projection (rung 14)"
+        return "it builds on the fused QKV projection (rung 13)"
     return missing_compiler(device)
 
 

@@ -1,13 +1,13 @@
-"""16. Product format.
+"""15. Product format.
 
 Changes: weights and activations stay bfloat16; what a matrix product reads is made float32 first,
 where products are faster so.
 Why faster: bfloat16 halves what is moved, but not every processor multiplies it faster: a CPU with
 AVX512-BF16 and no AMX makes bfloat16 products at half the speed of float32. The format that is
 stored and the one that is multiplied in are two choices.
-Cost: a float32 copy of each operand, for as long as it is needed; logits take twice the memory, so
-that the chunked head (rung 12) takes half as many tokens at a time. When not: where there are
-matrix units for 16 bits (AMX, tensor cores). The device decides: both are measured.
+Cost: a float32 copy of each operand, for as long as it is needed; logits take twice the memory.
+When not: where there are matrix units for 16 bits (AMX, tensor cores). The device decides: both are
+measured.
 Source: Intel, Instruction Set Extensions Programming Reference, VDPBF16PS and TDPBF16PS.
 Expected: 1.3 times where float32 products are twice as fast; nothing elsewhere.
 """
@@ -21,7 +21,7 @@ from common.ladder import NotInEffect
 from common.model import Linear
 from common.recipe import Numerics, Recipe
 
-CHANGES = ("linear", "loss_rows")
+CHANGES = ("linear",)
 NUMERICS = Numerics.ROUNDING
 
 
@@ -55,9 +55,8 @@ def in_effect(run: Run) -> str:
 
 
 def apply(recipe: Recipe) -> Recipe:
-    return replace(recipe, linear=Float32Linear, loss_rows=recipe.loss_rows // 2)
+    return replace(recipe, linear=Float32Linear)
 
 
 def candidates(recipe: Recipe) -> dict[str, Recipe]:
-    below = replace(recipe, linear=Linear, loss_rows=2 * recipe.loss_rows)
-    return {"float32": recipe, "bfloat16": below}
+    return {"float32": recipe, "bfloat16": replace(recipe, linear=Linear)}

@@ -1,4 +1,4 @@
-"""19. Resident tokens.
+"""20. Resident tokens.
 
 Changes: all tokens of the training text lie on the device, and a batch is cut out there.
 Why faster: the host neither collects windows nor copies a batch at each step, so that it runs
