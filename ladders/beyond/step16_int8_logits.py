@@ -83,6 +83,8 @@ class Int8Loss(ChunkedLoss):
 def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cpu":
         return f"for the vector units of a CPU; on a {device.type} device 8 bits are rung 22"
+    if recipe.dtype is not torch.bfloat16:
+        return "it builds on bfloat16 (step 5)"
     if recipe.objective is not ChunkedLoss:
         return "it builds on the chunked head (rung 12)"
     return None
