@@ -23,9 +23,13 @@ from common.watch import DeviceWatch, cpu_disturbance
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
 
 
+CLOSE = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
+
+
 def best(candidates: dict[str, float | None]) -> str:
-    """The label of the highest rate; None: not measured."""
-    return max(candidates, key=lambda label: candidates[label] or 0.0)
+    """The label of the highest rate, None: not measured; of those near it, the one named first."""
+    enough = (1 - CLOSE) * max(rate or 0.0 for rate in candidates.values())
+    return next(label for label, rate in candidates.items() if (rate or 0.0) >= enough)
 
 
 @dataclass
@@ -167,9 +171,10 @@ class Climb:
         recipe = self.plan.baseline
         for number in sorted(n for n in numbers if n):
             rung = self.plan.ladder.rung(number)
-            recipe = rung.apply(recipe)
             if number in self.chosen:
                 recipe = rung.candidates(recipe)[self.chosen[number]]
+            else:
+                recipe = rung.apply(recipe)
         return recipe
 
     def choose(self, number: int, prefix: Prefix) -> None:
@@ -181,8 +186,9 @@ class Climb:
         if not hasattr(rung, "candidates"):
             return
         settings = self.plan.settings
-        few = replace(settings, steps=max(2, settings.steps // 2), warmup=2)
-        for label, recipe in rung.candidates(prefix.recipe).items():
+        few = replace(settings, warmup=2)
+        candidates = rung.candidates(self.composed(prefix.applied[:-1]))
+        for label, recipe in candidates.items():
             self.display.phase(f"trying {label}")
             job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe.to_json()}
             outcome = self.child(job | {"settings": few.to_json()})
@@ -190,7 +196,7 @@ class Climb:
             prefix.candidates[label] = rate
         if any(prefix.candidates.values()):
             self.chosen[number] = best(prefix.candidates)
-            prefix.recipe = rung.candidates(prefix.recipe)[self.chosen[number]]
+            prefix.recipe = candidates[self.chosen[number]]
             prefix.note = "tried: " + ", ".join(
                 f"{label} {rate:,.0f}" if rate else f"{label} failed"
                 for label, rate in prefix.candidates.items()

@@ -25,12 +25,12 @@ from common.recipe import Numerics, Recipe
 from common.records import Records
 from common.runner import Climb
 from ladders.beyond import LADDER, OWN
-from ladders.beyond import step14_narrow_heads as narrow_heads
+from ladders.beyond import step15_narrow_heads as narrow_heads
 from ladders.beyond.loops import power_of_2
-from ladders.beyond.step12_chunked_head import ChunkedLoss, HeadLoss, TorchLoss, loss_and_gradients
-from ladders.beyond.step14_narrow_heads import NarrowHeads
-from ladders.beyond.step16_int8_logits import Int8Loss, rounded
-from ladders.beyond.step16_int8_logits import loss_and_gradients as int8_loss_and_gradients
+from ladders.beyond.step13_chunked_head import ChunkedLoss, HeadLoss, TorchLoss, loss_and_gradients
+from ladders.beyond.step15_narrow_heads import NarrowHeads
+from ladders.beyond.step17_int8_logits import Int8Loss, rounded
+from ladders.beyond.step17_int8_logits import loss_and_gradients as int8_loss_and_gradients
 from ladders.beyond.step19_attention_backend import Flash
 from ladders.beyond.step20_resident_tokens import ResidentLoader
 from ladders.beyond.step22_float8 import Float8Linear
@@ -42,7 +42,7 @@ FOOT = Recipe(dropout=0.0, batch_size=2)
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 
 
-ON_CPUS, ON_GPUS = (14, 15, 16), range(18, LADDER.top + 1)  # where each side's own rungs lie
+ON_CPUS, ON_GPUS = (15, 16, 17), range(18, LADDER.top + 1)  # where each side's own rungs lie
 H100 = DeviceFacts(
     type="cuda",
     name="NVIDIA H100 80GB HBM3",
@@ -175,18 +175,20 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
         return process.run_job(job, timeout, report, watch, command=STUB)
 
     monkeypatch.setattr(runner, "run_job", stub)
-    records = climb(tmp_path, (12,))
+    records = climb(tmp_path, (13,))
     tried = records[0]["candidates"]
     sizes = {"128 tokens", "256 tokens", "1024 tokens"}
     assert set(tried) == sizes | {"torch's, 256 tokens", "whole logits"}
     assert max(tried, key=tried.get) == "256 tokens"
+    assert runner.best({"a": None, "b": 98.0, "c": 100.0, "d": 90.0}) == "b"  # too near to prefer c
+    assert runner.best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}) == "d"
     assert records[0]["recipe"]["loss_rows"] == 256
     assert "whole logits" in records[0]["note"]
     assert len(jobs) == 1 + 5 + 1  # ceilings, the candidates, the rung
-    records = climb(tmp_path, (12, 13), resume=True)
+    records = climb(tmp_path, (13, 14), resume=True)
     assert len(jobs) == 7 + 1  # what was chosen is not tried again
     above = records[-1]
-    assert (above["rung"], above["recipe"]["loss_rows"]) == (13, 256)
+    assert (above["rung"], above["recipe"]["loss_rows"]) == (14, 256)
     assert above["candidates"] == {}
 
 
@@ -194,17 +196,17 @@ def test_settings_reach_the_process_before_it_starts():
     job = {
         "kind": "rung",
         "ladder": LADDER.address,
-        "applied": [17],
-        "recipe": LADDER.rung(17).candidates(baseline("tiny"))["kept pages"].to_json(),
+        "applied": [12],
+        "recipe": LADDER.rung(12).candidates(baseline("tiny"))["kept pages"].to_json(),
         "settings": asdict(Settings(shape=PRESETS["tiny"].shape, device="cpu")),
     }
     outcome = process.run_job(job, 60.0)
     assert outcome.status == "ok", outcome.log
-    assert outcome.measurement["in_effect"] == {"17": "kept pages"}
+    assert outcome.measurement["in_effect"] == {"12": "kept pages"}
 
 
 def test_torchs_own_chunked_loss_is_cross_entropy():
-    recipe = recipe_at(12, dtype=torch.float32, compile=False, objective=TorchLoss, loss_rows=32)
+    recipe = recipe_at(13, dtype=torch.float32, compile=False, objective=TorchLoss, loss_rows=32)
     found = check(recipe, FOOT, FOOT, Numerics.ROUNDING, CPU)
     assert found.worst_gradient_error < 2e-6
 
@@ -339,10 +341,10 @@ def test_int8_logits_are_the_loss_of_rounded_operands(rows, compiled):
 
 
 def test_int8_logits_are_lower_precision_and_no_worse_than_bfloat16():
-    found = check(recipe_at(16, compile=False), FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
-    below = check(recipe_at(15, compile=False), FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
+    found = check(recipe_at(17, compile=False), FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
+    below = check(recipe_at(16, compile=False), FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
     assert found.worst_gradient_error < 1.1 * below.worst_gradient_error
-    in_float32 = recipe_at(16, dtype=torch.float32, compile=False)
+    in_float32 = recipe_at(17, dtype=torch.float32, compile=False)
     with pytest.raises(NotEquivalent, match=r"off by [1-9]\.\de-04"):  # bfloat16: e-02
         check(in_float32, FOOT, FOOT, Numerics.LOWER_PRECISION, CPU)
 
@@ -358,18 +360,18 @@ def test_which_rungs_apply_where():
             reason = LADDER.rung(number).applies(facts, recipe)
             if number in others:
                 assert reason, number
-            elif number != 15 and "compiler" not in (reason or "") and "Triton" not in str(reason):
+            elif number != 16 and "compiler" not in (reason or "") and "Triton" not in str(reason):
                 assert reason is None, (number, reason)
             recipe = recipe if reason else LADDER.rung(number).apply(recipe)
 
 
 def test_a_rung_of_which_nothing_is_left_is_not_asked():
-    """14 takes the place of 13's attention, which took that of step 7's."""
+    """15 takes the place of 14's attention, which took that of step 7's."""
     asked = []
-    job = {"ladder": LADDER.address, "applied": [1, 7, 13, 14]}
+    job = {"ladder": LADDER.address, "applied": [1, 7, 14, 15]}
     with pytest.MonkeyPatch.context() as patch:
         for number in job["applied"]:
             record = lambda run, number=number: asked.append(number) or "yes"  # noqa: E731
             patch.setattr(LADDER.rung(number), "in_effect", record)
-        assert prober(job)(None) == {"1": "yes", "14": "yes"}
-    assert asked == [1, 14]
+        assert prober(job)(None) == {"1": "yes", "15": "yes"}
+    assert asked == [1, 15]

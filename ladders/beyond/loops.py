@@ -1,7 +1,6 @@
 """What loops have in common that are written out to be compiled, and fit a CPU's registers."""
 
 import inspect
-import math
 from collections.abc import Callable
 
 import torch
@@ -31,10 +30,3 @@ def power_of_2(x: Tensor) -> Tensor:
     for coefficient in POWERS[-2::-1]:
         power = power * (x - whole) + coefficient
     return power * ((whole.to(torch.int32) + 127).clamp_min(0) << 23).view(torch.float32)
-
-
-def power_of_e(x: Tensor) -> Tensor:
-    """e^x for finite x <= 0."""
-    if x.device.type == "cpu" and x.dtype is torch.float32:
-        return power_of_2(x * math.log2(math.e))
-    return x.exp()

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from common.build import Run
 from common.ladder import NotInEffect
 from common.recipe import Numerics, Recipe
-from ladders.beyond.step13_fused_qkv import FusedProjection
+from ladders.beyond.step14_fused_qkv import FusedProjection
 from steps import step07_flash_attention
 
 CHANGES = ("attention",)
@@ -78,7 +78,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cuda":
         return f"torch has one fused attention kernel for {device.type}"
     if recipe.attention is not FusedProjection:
-        return "it builds on the fused QKV projection (rung 13)"
+        return "it builds on the fused QKV projection (rung 14)"
     return None
 
 

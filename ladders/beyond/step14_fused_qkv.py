@@ -1,4 +1,4 @@
-"""13. Fused QKV.
+"""14. Fused QKV.
 
 Changes: query, key, and value come from one matrix product with the three weights side by side.
 Why faster: one larger product instead of three; its input is read once, and so is its gradient.

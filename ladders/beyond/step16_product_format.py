@@ -1,4 +1,4 @@
-"""15. Product format.
+"""16. Product format.
 
 Changes: weights and activations stay bfloat16; what a matrix product reads is made float32 first,
 where products are faster so.
@@ -59,4 +59,4 @@ def apply(recipe: Recipe) -> Recipe:
 
 
 def candidates(recipe: Recipe) -> dict[str, Recipe]:
-    return {"float32": recipe, "bfloat16": replace(recipe, linear=Linear)}
+    return {"float32": apply(recipe), "bfloat16": recipe}

@@ -1,4 +1,4 @@
-"""17. Fewer page faults.
+"""12. Fewer page faults.
 
 Changes: how the process gets its memory from the system: huge pages, or pages that stay in the
 process when torch frees them; expandable segments in CUDA's allocator.

@@ -1,4 +1,4 @@
-"""12. Chunked head and loss.
+"""13. Chunked head and loss.
 
 Changes: the output layer, the softmax, and their gradients are worked out for a few tokens at a
 time; the (B T, V) logits never exist as a whole, nor does their gradient.
@@ -23,7 +23,7 @@ from common.build import Run
 from common.ladder import NotInEffect
 from common.model import LogitsLoss
 from common.recipe import Numerics, Recipe
-from ladders.beyond.loops import compiled, power_of_e
+from ladders.beyond.loops import compiled
 
 CHANGES = ("objective", "loss_rows")
 NUMERICS = Numerics.ROUNDING
@@ -47,7 +47,7 @@ class HeadLoss(torch.autograd.Function):
 
 
 def in_chunks(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, powers_of: Callable
+    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, powers_of: Callable, add: Callable
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mean loss, (), and its gradients: of hidden (N, C) and of weight (V, C).
 
@@ -66,29 +66,40 @@ def in_chunks(
         loss += (top + total.log() - wanted).sum() / count
         # the gradient is the softmax less 1 at the target. That difference would cancel, the sum of
         # all others does not; and what is common to a token is multiplied where there is less of it
-        grad = powers.scatter_(-1, targets[chunk, None], -others.to(powers.dtype))
+        put(powers, targets[chunk], -others[:, 0])
         scale = 1 / (total * count)
-        hidden_grad[chunk] = (grad @ weight) * scale
+        hidden_grad[chunk] = (powers @ weight) * scale
         scaled = (hidden[chunk] * scale).to(hidden.dtype)
         if weight_grad is None:
-            weight_grad = (grad.T @ scaled).to(precise)
-        elif weight_grad.dtype is grad.dtype:
-            weight_grad.addmm_(grad.T, scaled)
+            weight_grad = (powers.T @ scaled).to(precise)
+        elif weight_grad.dtype is powers.dtype:
+            weight_grad.addmm_(powers.T, scaled)
         else:
-            weight_grad += grad.T @ scaled
+            add(weight_grad, powers.T @ scaled)
     return loss, hidden_grad, weight_grad.to(weight.dtype)
+
+
+def put(rows: Tensor, at: Tensor, values: Tensor) -> None:
+    """One of `values`, (n,) or (), into each of the rows (n, V) at (n,), in place."""
+    places = torch.arange(len(rows), device=rows.device), at
+    rows.index_put_(places, values.to(rows.dtype))  # scatter_ copies all rows if they have 16 bits
 
 
 def powers_(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """Logits (n, V) become e^(logit - top) in place. Returns their sum and top, (n, 1)."""
     precise = logits.to(wanted.dtype)
     top = torch.maximum(precise.amax(dim=-1, keepdim=True), wanted)
-    powers = power_of_e(precise - top)
+    powers = (precise - top).exp().to(logits.dtype)
     logits.copy_(powers)
-    return powers.sum(dim=-1, keepdim=True), top
+    return powers.to(wanted.dtype).sum(dim=-1, keepdim=True), top
 
 
-COMPILED = compiled(powers_)
+def add_(total: Tensor, product: Tensor) -> None:
+    """A sum of two formats, in place."""
+    total.add_(product)
+
+
+COMPILED = compiled(powers_), compiled(add_)
 
 
 # one operator for the compiler around it, which would otherwise unroll the chunks, work out several
@@ -98,17 +109,19 @@ def loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, in_graph: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`in_chunks`, the logits being products in the format of hidden and weight."""
+    to_powers, add = COMPILED if in_graph else (powers_, add_)
     space = hidden.new_empty(min(rows, len(hidden)), len(weight))  # of every chunk's logits
+    never = hidden.new_tensor(-torch.inf)
 
     def powers_of(chunk: slice):
         at = targets[chunk, None]
         logits = torch.mm(hidden[chunk], weight.T, out=space[: len(at)])
         wanted = logits.gather(-1, at).to(torch.promote_types(logits.dtype, torch.float32))
-        logits.scatter_(-1, at, torch.finfo(logits.dtype).min / 2)  # a power of nothing
-        others, top = (COMPILED if in_graph else powers_)(logits, wanted)
+        put(logits, targets[chunk], never)
+        others, top = to_powers(logits, wanted)
         return logits, others, wanted, top
 
-    return in_chunks(hidden, weight, targets, rows, powers_of)
+    return in_chunks(hidden, weight, targets, rows, powers_of, add)
 
 
 def like_gradients(hidden, weight, *_):
@@ -171,7 +184,9 @@ def apply(recipe: Recipe) -> Recipe:
 
 
 def candidates(recipe: Recipe) -> dict[str, Recipe]:
-    found = {f"{rows} tokens": replace(recipe, loss_rows=rows) for rows in ROWS}
+    whole = {"whole logits": recipe}
+    own = replace(recipe, objective=ChunkedLoss)
+    found = {f"{rows} tokens": replace(own, loss_rows=rows) for rows in ROWS}
     if hasattr(F, "linear_cross_entropy"):  # from torch 2.13 on
         found["torch's, 256 tokens"] = replace(recipe, objective=TorchLoss, loss_rows=256)
-    return found | {"whole logits": replace(recipe, objective=LogitsLoss, loss_rows=0)}
+    return found | whole

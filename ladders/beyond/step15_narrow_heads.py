@@ -1,4 +1,4 @@
-"""14. Narrow heads.
+"""15. Narrow heads.
 
 Changes: attention is written out, multiplication by multiplication, and compiled: scores, softmax,
 and weighted values of a query become one loop over its keys.
@@ -25,7 +25,7 @@ from common.compiler import missing_compiler
 from common.ladder import DoesNotApply, NotInEffect
 from common.recipe import Numerics, Recipe
 from ladders.beyond.loops import compiled, power_of_2
-from ladders.beyond.step13_fused_qkv import FusedProjection
+from ladders.beyond.step14_fused_qkv import FusedProjection
 
 CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING
@@ -181,7 +181,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cpu":
         return f"these loops are for the vector registers of a CPU; this device is {device.type}"
     if recipe.attention is not FusedProjection:
-        return "it builds on the fused QKV projection (rung 13)"
+        return "it builds on the fused QKV projection (rung 14)"
     return missing_compiler(device)
 
 
@@ -198,4 +198,4 @@ def apply(recipe: Recipe) -> Recipe:
 
 
 def candidates(recipe: Recipe) -> dict[str, Recipe]:
-    return {"written out": recipe, "fused kernel": replace(recipe, attention=FusedProjection)}
+    return {"written out": apply(recipe), "fused kernel": recipe}
