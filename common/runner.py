@@ -180,7 +180,8 @@ class Climb:
     def choose(self, number: int, prefix: Prefix) -> None:
         """Measure what a rung leaves open, a process for each, and take the fastest.
 
-        Where none could be measured the rung's own first choice stays, and its row says what fails.
+        Each is measured twice, the second time in the opposite order, and its better rate counts:
+        what else the machine does makes a window slower, never faster. Where none could be measured the rung's own first choice stays, and its row says what fails.
         """
         rung = self.plan.ladder.rung(number) if number else None
         if not hasattr(rung, "candidates"):
@@ -188,12 +189,15 @@ class Climb:
         settings = self.plan.settings
         few = replace(settings, warmup=2)
         candidates = rung.candidates(self.composed(prefix.applied[:-1]))
-        for label, recipe in candidates.items():
+        prefix.candidates = dict.fromkeys(candidates)
+        for label in (*candidates, *reversed(candidates)):
             self.display.phase(f"trying {label}")
-            job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe.to_json()}
+            recipe = candidates[label].to_json()
+            job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe}
             outcome = self.child(job | {"settings": few.to_json()})
-            rate = tok_per_s(vars(outcome)) if outcome.status == "ok" else None
-            prefix.candidates[label] = rate
+            if outcome.status == "ok":
+                rate = tok_per_s(vars(outcome))
+                prefix.candidates[label] = max(rate, prefix.candidates[label] or 0.0)
         if any(prefix.candidates.values()):
             self.chosen[number] = best(prefix.candidates)
             prefix.recipe = candidates[self.chosen[number]]

@@ -184,9 +184,9 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
     assert runner.best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}) == "d"
     assert records[0]["recipe"]["loss_rows"] == 256
     assert "whole logits" in records[0]["note"]
-    assert len(jobs) == 1 + 5 + 1  # ceilings, the candidates, the rung
+    assert len(jobs) == 1 + 2 * 5 + 1  # ceilings, the candidates twice, the rung
     records = climb(tmp_path, (13, 14), resume=True)
-    assert len(jobs) == 7 + 1  # what was chosen is not tried again
+    assert len(jobs) == 12 + 1  # what was chosen is not tried again
     above = records[-1]
     assert (above["rung"], above["recipe"]["loss_rows"]) == (14, 256)
     assert above["candidates"] == {}
