@@ -181,7 +181,8 @@ class Climb:
         """Measure what a rung leaves open, a process for each, and take the fastest.
 
         Each is measured twice, the second time in the opposite order, and its better rate counts:
-        what else the machine does makes a window slower, never faster. Where none could be measured the rung's own first choice stays, and its row says what fails.
+        what else the machine does makes a window slower, never faster. Where none could be measured
+        the rung's own first choice stays, and its row says what fails.
         """
         rung = self.plan.ladder.rung(number) if number else None
         if not hasattr(rung, "candidates"):

@@ -14,7 +14,7 @@ POWERS = (1.00000007, 0.69314697, 0.2402212, 0.05550713, 0.00967554, 0.00132764)
 
 
 def compiled(loop: Callable) -> Callable:
-    """The loop, compiled anew for every shape: lengths that are constants are worth a tenth."""
+    """The loop, compiled anew for every shape: with symbolic lengths it is slower."""
     known = inspect.signature(torch.compile).parameters  # torch 2.11 has no such limit yet
     limit = {"recompile_limit": LIMIT} if "recompile_limit" in known else {}
     return torch.compile(loop, dynamic=False, fullgraph=True, options=OPTIONS, **limit)

@@ -24,13 +24,13 @@ from common.recipe import Numerics, Recipe
 CHANGES = ("environment",)
 NUMERICS = Numerics.EXACT
 HUGE = "huge pages"
-CHOICES = {  # of glibc's allocator
-    HUGE: ("GLIBC_TUNABLES=glibc.malloc.hugetlb=1",),
+CHOICES = {  # of glibc's allocator; huge pages need a system that gives them
     "kept pages": (  # never map a tensor by itself, never give the heap's end back
         "MALLOC_MMAP_THRESHOLD_=4294967296",
         "MALLOC_TRIM_THRESHOLD_=17179869184",
         "MALLOC_TOP_PAD_=268435456",  # and grow the heap by 256 MiB
     ),
+    HUGE: ("GLIBC_TUNABLES=glibc.malloc.hugetlb=1",),
 }
 CUDA = ("PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",)
 
@@ -63,7 +63,7 @@ def huge_mib() -> float:
 
 
 def apply(recipe: Recipe) -> Recipe:
-    return replace(recipe, environment=CHOICES[HUGE] + CUDA)  # each allocator reads its own
+    return replace(recipe, environment=CHOICES["kept pages"] + CUDA)  # each reads its own
 
 
 def candidates(recipe: Recipe) -> dict[str, Recipe]:

@@ -111,7 +111,7 @@ def loss_and_gradients(
     """`in_chunks`, the logits being products in the format of hidden and weight."""
     to_powers, add = COMPILED if in_graph else (powers_, add_)
     space = hidden.new_empty(min(rows, len(hidden)), len(weight))  # of every chunk's logits
-    never = hidden.new_tensor(-torch.inf)
+    never = hidden.new_full((), -torch.inf)
 
     def powers_of(chunk: slice):
         at = targets[chunk, None]

@@ -4,7 +4,8 @@ Changes: attention is written out, multiplication by multiplication, and compile
 and weighted values of a query become one loop over its keys.
 Why faster: a fused kernel makes scores by matrix products over the D columns of a head. With a
 D of 8 or 16 there is little to multiply, and what surrounds the product costs more than it does.
-Written out, a vector register holds the scores of 16 keys, and only a row's sums are kept.
+Written out, a vector register holds the scores of 16 keys, and only a row's sums are kept. Where
+the lengths of queries and keys bound all scores, a row's largest need not be found first.
 Cost: 7 D operations per score that no matrix unit helps with, so that wide heads lose: both ways
 are measured. Three loops for each quarter of the queries to compile. When not: on GPUs.
 Source: Milakov, Gimelshein 2018, Online normalizer calculation for softmax, arXiv:1805.02867 (what

@@ -59,7 +59,7 @@ def loss_and_gradients(
     to_8_bits, to_powers, add = COMPILED if in_graph else (rounded, powers_, add_)
     (small, factors), (weights, columns) = to_8_bits(hidden), to_8_bits(weight)
     space = small.new_empty(min(rows, len(hidden)), len(weight), dtype=torch.int32)
-    never = space.new_tensor(torch.iinfo(torch.int32).min)
+    never = space.new_full((), torch.iinfo(torch.int32).min)
 
     def powers_of(chunk: slice):
         at, factor = targets[chunk, None], factors[chunk, None]
