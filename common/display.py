@@ -1,6 +1,7 @@
 """What a person sees while the ladder is climbed: rich in a terminal, plain lines elsewhere."""
 
 import time
+from statistics import median
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -64,8 +65,11 @@ class Display:
             self.say(f"   {self.time_left()}")
 
     def time_left(self) -> str:
-        """An estimate from the mean of the rungs so far; empty before the first and at the end."""
+        """An estimate from the rungs so far; empty before the first and at the end.
+
+        From their median: a rung that tries candidates takes several times as long, but only once.
+        """
         if not self.seconds or self.left <= 0:
             return ""
-        left = self.left * sum(self.seconds) / len(self.seconds)
+        left = self.left * median(self.seconds)
         return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
