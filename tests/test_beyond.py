@@ -226,9 +226,12 @@ def reference(query, key, value, grad) -> list[torch.Tensor]:
     return [out.detach(), *torch.autograd.grad(out, ends, grad.double())]
 
 
-def found_by(loops, query, key, value, grad) -> list[torch.Tensor]:
+def found_by(loops, *parts) -> list[torch.Tensor]:
+    """Of (3, D, T) tensors, whose rows are set apart as the loops take them."""
+    query, key, value, grad = (narrow_heads.spaced([part]) for part in parts)
     out, total = narrow_heads.narrow(query, key, value, loops)
-    return [out, *narrow_heads.narrow_backward(query, key, value, out, total, grad, loops)]
+    found = [out, *narrow_heads.narrow_backward(query, key, value, out, total, grad, loops)]
+    return [x[..., : -narrow_heads.APART] for x in found]
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 16, 37, 64, 100])
@@ -262,13 +265,13 @@ def test_narrow_heads_take_any_scores(loops):
 
 
 def test_no_query_sees_its_future():
-    query, key, value, _ = heads(64)
+    query, key, value, _ = (narrow_heads.spaced([part]) for part in heads(64))
     before, _ = narrow_heads.narrow(query, key, value, False)
     for changed in (key, value):
         changed[..., 40:] *= -1
     after, _ = narrow_heads.narrow(query, key, value, False)
     assert torch.equal(before[..., :40], after[..., :40])
-    assert not torch.equal(before[..., 40:], after[..., 40:])
+    assert not torch.equal(before[..., 40:64], after[..., 40:64])
     for changed in (key, value):
         changed[..., 40:] = 1e6
     after, _ = narrow_heads.narrow(query, key, value, False)
@@ -323,12 +326,15 @@ def test_int8_rounds_rows_by_their_own_largest_value():
 
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("rows", [5, 32])
-def test_int8_logits_are_the_loss_of_rounded_operands(rows, compiled):
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])  # over the products, or not
+def test_int8_logits_are_the_loss_of_rounded_operands(rows, compiled, wide, monkeypatch):
     """The loss to the last digit; the gradients are those of the operands before rounding."""
+    monkeypatch.setattr("ladders.beyond.step17_int8_logits.PART", 3)  # tokens of a chunk at once
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 16, generator=generator)
     weight = torch.randn(50, 16, generator=generator)
     targets = torch.randint(50, (32,), generator=generator)
+    hidden, weight = hidden.to(wide), weight.to(wide)
     found = int8_loss_and_gradients(hidden, weight, targets, rows, compiled)
     (a, a_factor), (b, b_factor) = rounded(hidden), rounded(weight)
     logits = (a * a_factor[:, None]).double() @ (b * b_factor[:, None]).double().T

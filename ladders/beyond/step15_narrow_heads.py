@@ -14,7 +14,7 @@ Expected: attention in half its time at a D of 8, so 1.2 times on a CPU.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -32,10 +32,14 @@ CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING
 WIDEST = 32  # columns: a loop holds a sum for each, and the compiler takes as long as they are many
 QUARTERS = 4  # blocks of queries: a block reads no key after its last query
+APART = (
+    16  # numbers between one row of T and the next: rows 4 KiB apart share their cache lines' sets
+)
 BOUND = 60.0  # scores to base 2 within it have powers, and sums of them, that float32 can hold
 
 
-# N heads of all windows (B H), D head width, I queries, J keys. All is float32, scores to base 2.
+# N heads of all windows (B H), D head width, T tokens, I queries, J keys. All is float32, scores to
+# base 2. P is T and APART more, which nobody reads.
 
 
 def products(left: Tensor, right: Tensor, start: Tensor | float = 0.0) -> Tensor:
@@ -88,9 +92,20 @@ LOOPS = (attended, query_gradient, key_value_gradients)
 COMPILED = tuple(compiled(loop) for loop in LOOPS)
 
 
-def quarters(tokens: int) -> Iterator[tuple[int, int]]:
-    size = max(16, math.ceil(tokens / QUARTERS))  # a register's width at least
-    return ((begin, min(begin + size, tokens)) for begin in range(0, tokens, size))
+def quarters(at: Tensor) -> Iterator[tuple[int, int]]:
+    size = max(16, math.ceil(len(at) / QUARTERS))  # a register's width at least
+    return ((begin, min(begin + size, len(at))) for begin in range(0, len(at), size))
+
+
+def positions(query: Tensor) -> Tensor:
+    """(T,) of a tensor (N, D, P)."""
+    return torch.arange(query.shape[-1] - APART, dtype=torch.float32)
+
+
+def spaced(blocks: Sequence[Tensor]) -> Tensor:
+    """Blocks (..., I) of T tokens in all, one after the other, and APART zeros: (..., P)."""
+    rest = blocks[0].new_zeros(*blocks[0].shape[:-1], APART)
+    return torch.cat((*blocks, rest), -1)
 
 
 # one operator for the compiler around it, which would otherwise unroll every layer's loops
@@ -98,18 +113,18 @@ def quarters(tokens: int) -> Iterator[tuple[int, int]]:
 
 @torch.library.custom_op("ladder::scaled_dot_product_fused_narrow", mutates_args=())
 def narrow(query: Tensor, key: Tensor, value: Tensor, in_graph: bool) -> tuple[Tensor, Tensor]:
-    """Causal attention of (N, D, T) tensors, the queries scaled; also (N, T) of its sums."""
+    """Causal attention of (N, D, P) tensors, the queries scaled; also (N, P) of its sums."""
     loop = (COMPILED if in_graph else LOOPS)[0]
-    at = torch.arange(query.shape[-1], dtype=torch.float32)
+    at = positions(query)
     value_and_one = F.pad(value, (0, 0, 0, 1), value=1.0)  # whose weighted sum is that of weights
     longest = query.square().sum(1).amax() * key.square().sum(1).amax()
     bounded = bool(longest < BOUND**2)  # |q . k| <= |q| |k|
     blocks = [
         loop(query[..., a:b], key[..., :b], value_and_one[..., :b], at[a:b], at[:b], bounded)
-        for a, b in quarters(len(at))
+        for a, b in quarters(at)
     ]
     out, total = zip(*blocks, strict=True)
-    return torch.cat(out, -1), torch.cat(total, -1)
+    return spaced(out), spaced(total)
 
 
 @torch.library.custom_op("ladder::scaled_dot_product_fused_narrow_backward", mutates_args=())
@@ -122,19 +137,20 @@ def narrow_backward(
     grad: Tensor,
     in_graph: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of query, key, and value, (N, D, T) each."""
+    """The gradients of query, key, and value, (N, D, P) each."""
     _, of_query, of_key_value = COMPILED if in_graph else LOOPS
-    at = torch.arange(query.shape[-1], dtype=torch.float32)
+    at = positions(query)
+    end = len(at)
     less, share = -total, -(out * grad).sum(1)
     query_grad, key_value_grad = [], []
-    for a, b in quarters(len(at)):
+    for a, b in quarters(at):
         rows = (grad[..., a:b], less[..., a:b], share[..., a:b], at[a:b])
         query_grad.append(of_query(query[..., a:b], key[..., :b], value[..., :b], *rows, at[:b]))
-        rest = (query[..., a:], grad[..., a:], less[..., a:], share[..., a:])
+        rest = (query[..., a:end], grad[..., a:end], less[..., a:end], share[..., a:end])
         key_value_grad.append(of_key_value(key[..., a:b], value[..., a:b], *rest, at[a:b], at[a:]))
-    key_grad, value_grad = torch.cat(key_value_grad, -1).chunk(2, 1)
+    key_grad, value_grad = spaced(key_value_grad).chunk(2, 1)
     base = math.log(2)  # scores are to base 2
-    return torch.cat(query_grad, -1) * base, key_grad * base, value_grad.clone()
+    return spaced(query_grad) * base, key_grad * base, value_grad.clone()
 
 
 @narrow.register_fake
@@ -171,10 +187,13 @@ class NarrowHeads(FusedProjection):
         weights = torch.cat((self.W_query.weight, self.W_key.weight, self.W_value.weight))
         x_in, weights = self.W_query.operands(x, weights)
         parts = (weights @ x_in.transpose(1, 2)).float()  # (B, 3 C, T): no copy turns it
+        parts = F.pad(parts, (0, APART))
         query, key, value = parts.unflatten(1, (3, self.heads, -1)).transpose(0, 1).flatten(1, 2)
-        query = query * (math.log2(math.e) / math.sqrt(query.shape[1]))  # (B H, D, T)
+        query = query * (math.log2(math.e) / math.sqrt(query.shape[1]))  # (B H, D, P)
         out, _ = narrow(query, key, value, torch.compiler.is_compiling())
-        context = out.unflatten(0, (len(x), -1)).flatten(1, 2).transpose(1, 2)  # (B, T, C)
+        context = (
+            out[..., :-APART].unflatten(0, (len(x), -1)).flatten(1, 2).transpose(1, 2)
+        )  # (B, T, C)
         return self.out_proj(context.to(x.dtype))
 
 

@@ -27,6 +27,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 # A factor is not below this: then the least 32-bit integer, which stands at the target while the
 # others are summed up, is a logit of -21 or less beside a top of nearly 0
 LEAST = 1e-4
+PART = 256  # tokens whose 32-bit products are there at once, beside a chunk's powers in 16 bits
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,8 +36,8 @@ def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.round(x / factor[:, None]).to(torch.int8), factor
 
 
-def powers_(products: Tensor, rows: Tensor, columns: Tensor, wanted: Tensor):
-    """(n, V) int32 become the float32 bits of e^(logit - top), in place.
+def powers_(products: Tensor, into: Tensor | None, rows: Tensor, columns: Tensor, wanted: Tensor):
+    """e^(logit - top) of (n, V) int32, written into `into`, or as float32's bits over the products.
 
     A logit is the product times its row's factor, (n, 1), and its column's, (V,). Returns the sum
     of the powers and top, (n, 1).
@@ -44,7 +45,10 @@ def powers_(products: Tensor, rows: Tensor, columns: Tensor, wanted: Tensor):
     logits = products * columns * rows
     top = torch.maximum(logits.amax(dim=-1, keepdim=True), wanted)
     powers = (logits - top).exp()
-    products.copy_(powers.view(torch.int32))
+    if into is None:
+        products.copy_(powers.view(torch.int32))
+    else:
+        into.copy_(powers)
     return powers.sum(dim=-1, keepdim=True), top
 
 
@@ -58,16 +62,25 @@ def loss_and_gradients(
     """`in_chunks`, the logits being products of 8 bits."""
     to_8_bits, to_powers, add = COMPILED if in_graph else (rounded, powers_, add_)
     (small, factors), (weights, columns) = to_8_bits(hidden), to_8_bits(weight)
-    space = small.new_empty(min(rows, len(hidden)), len(weight), dtype=torch.int32)
-    never = space.new_full((), torch.iinfo(torch.int32).min)
+    space = hidden.new_empty(min(rows, len(hidden)), len(weight))  # of every chunk's powers
+    in_place = hidden.dtype is torch.float32  # as wide as a product
+    products = None if in_place else torch.empty_like(space[:PART], dtype=torch.int32)
+    never = weights.new_full((), torch.iinfo(torch.int32).min, dtype=torch.int32)
+
+    def of_part(small: Tensor, factors: Tensor, targets: Tensor, into: Tensor):
+        at, factor = targets[:, None], factors[:, None]
+        bits = into.view(torch.int32) if in_place else products[: len(at)]
+        torch._int_mm(small, weights.T, out=bits)
+        wanted = bits.gather(-1, at) * columns[at] * factor
+        put(bits, targets, never)
+        others, top = to_powers(bits, None if in_place else into, factor, columns, wanted)
+        return others, wanted, top
 
     def powers_of(chunk: slice):
-        at, factor = targets[chunk, None], factors[chunk, None]
-        products = torch._int_mm(small[chunk], weights.T, out=space[: len(at)])
-        wanted = products.gather(-1, at) * columns[at] * factor
-        put(products, targets[chunk], never)
-        others, top = to_powers(products, factor, columns, wanted)
-        return products.view(torch.float32).to(hidden.dtype), others, wanted, top
+        powers = space[: len(targets[chunk])]
+        operands = small[chunk], factors[chunk], targets[chunk], powers
+        parts = map(of_part, *(operand.split(PART) for operand in operands))
+        return powers, *map(torch.cat, zip(*parts, strict=True))
 
     return in_chunks(hidden, weight, targets, rows, powers_of, add)
 
