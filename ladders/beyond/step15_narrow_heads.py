@@ -32,9 +32,7 @@ CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING
 WIDEST = 32  # columns: a loop holds a sum for each, and the compiler takes as long as they are many
 QUARTERS = 4  # blocks of queries: a block reads no key after its last query
-APART = (
-    16  # numbers between one row of T and the next: rows 4 KiB apart share their cache lines' sets
-)
+APART = 16  # numbers between rows of T: rows 4 KiB apart evict one another from the caches
 BOUND = 60.0  # scores to base 2 within it have powers, and sums of them, that float32 can hold
 
 
@@ -191,9 +189,8 @@ class NarrowHeads(FusedProjection):
         query, key, value = parts.unflatten(1, (3, self.heads, -1)).transpose(0, 1).flatten(1, 2)
         query = query * (math.log2(math.e) / math.sqrt(query.shape[1]))  # (B H, D, P)
         out, _ = narrow(query, key, value, torch.compiler.is_compiling())
-        context = (
-            out[..., :-APART].unflatten(0, (len(x), -1)).flatten(1, 2).transpose(1, 2)
-        )  # (B, T, C)
+        out = out[..., :-APART].unflatten(0, (len(x), -1))  # (B, H, D, T)
+        context = out.flatten(1, 2).transpose(1, 2)  # (B, T, C)
         return self.out_proj(context.to(x.dtype))
 
 
