@@ -5,9 +5,10 @@ time; the (B T, V) logits never exist as a whole, nor does their gradient.
 Why faster: 200 KB of logits for each token in float32 do not fit any cache. Forward and backward
 pass of a chunk come together, so that logits are computed once, become their gradient in place, and
 make room for the next chunk's.
-Cost: the gradient is made in the forward pass, also where nobody asks for it. How many tokens at a
-time is best differs by device: it is measured, beside torch's own chunked loss and whole logits.
-When not: where memory is fast and plentiful.
+Cost: the gradient is made in the forward pass, also where nobody asks for it. Where a step has no
+more tokens than a chunk, the logits are whole after all, and only that they are made once is left.
+How many tokens at a time is best differs by device: it is measured, beside torch's own chunked loss
+and whole logits. When not: where memory is fast and plentiful.
 Source: Wijmans et al. 2024, Cut Your Losses, arXiv:2411.09009; Hsu et al. 2024, Liger Kernel,
 arXiv:2410.10989. Expected: 1.3 times on a CPU; memory rather than speed on a GPU.
 """
@@ -27,7 +28,7 @@ from ladders.beyond.loops import compiled
 
 CHANGES = ("objective", "loss_rows")
 NUMERICS = Numerics.ROUNDING
-ROWS = (1024, 256, 128)  # tried, each in its own process; the fewer sums of gradients, the better
+ROWS = (1024, 256, 128)  # tried, each in its own process; a smaller one must be faster
 
 
 class HeadLoss(torch.autograd.Function):

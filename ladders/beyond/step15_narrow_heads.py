@@ -90,9 +90,9 @@ LOOPS = (attended, query_gradient, key_value_gradients)
 COMPILED = tuple(compiled(loop) for loop in LOOPS)
 
 
-def quarters(at: Tensor) -> Iterator[tuple[int, int]]:
-    size = max(16, math.ceil(len(at) / QUARTERS))  # a register's width at least
-    return ((begin, min(begin + size, len(at))) for begin in range(0, len(at), size))
+def quarters(tokens: int) -> Iterator[tuple[int, int]]:
+    size = max(16, math.ceil(tokens / QUARTERS))  # a register's width at least
+    return ((begin, min(begin + size, tokens)) for begin in range(0, tokens, size))
 
 
 def positions(query: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def narrow(query: Tensor, key: Tensor, value: Tensor, in_graph: bool) -> tuple[T
     bounded = bool(longest < BOUND**2)  # |q . k| <= |q| |k|
     blocks = [
         loop(query[..., a:b], key[..., :b], value_and_one[..., :b], at[a:b], at[:b], bounded)
-        for a, b in quarters(at)
+        for a, b in quarters(len(at))
     ]
     out, total = zip(*blocks, strict=True)
     return spaced(out), spaced(total)
@@ -141,7 +141,7 @@ def narrow_backward(
     end = len(at)
     less, share = -total, -(out * grad).sum(1)
     query_grad, key_value_grad = [], []
-    for a, b in quarters(at):
+    for a, b in quarters(end):
         rows = (grad[..., a:b], less[..., a:b], share[..., a:b], at[a:b])
         query_grad.append(of_query(query[..., a:b], key[..., :b], value[..., :b], *rows, at[:b]))
         rest = (query[..., a:end], grad[..., a:end], less[..., a:end], share[..., a:end])
