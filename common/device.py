@@ -18,36 +18,31 @@ from common.errors import UserError
 GIB = 2**30
 TYPES = ("auto", "cuda", "mps", "xpu", "cpu")
 
-# Dense peaks in TFLOPS from the vendors' datasheets (no sparsity), by format.
-# A pattern must match a whole word or phrase of the device's name; the first match counts.
+FORMATS = ("float32", "tf32", "bfloat16", "float8")
+# Dense peaks in TFLOPS, in the order of FORMATS, from the vendor's datasheets; "halved" where those
+# count sparsity. A pattern is the whole name after MAKER: a variant has another name and a peak of
+# its own, and so have MIG slices ("A100-SXM4-40GB MIG 1g.5gb") and vGPUs ("A10-4Q"). None of AMD's:
+# an MI250X is two devices, and a partition of an MI300X has the whole card's name.
+MAKER = r"(NVIDIA )?(Tesla |GeForce )?"  # drivers of different years print more or less of it
 PEAK_TFLOPS = {
-    r"H100 PCIe": {
-        "float8": 1513,
-        "bfloat16": 756,
-        "tf32": 378,
-        "float32": 51,
-    },  # H100 datasheet, 2023
-    r"H100 NVL": {
-        "float8": 1671,
-        "bfloat16": 835,
-        "tf32": 418,
-        "float32": 60,
-    },  # H100 datasheet, 2024
-    r"H100|H200|GH200": {
-        "float8": 1979,
-        "bfloat16": 989,
-        "tf32": 495,
-        "float32": 67,
-    },  # H100 SXM, H200 datasheets
-    r"A100": {"bfloat16": 312, "tf32": 156, "float32": 19.5},  # A100 datasheet, 2020
-    r"L40S": {"bfloat16": 362, "tf32": 183, "float32": 91.6},  # L40S datasheet, 2023
-    r"L4": {"bfloat16": 121, "tf32": 60, "float32": 30.3},  # L4 datasheet, halved: it is sparse
-    r"A10": {"bfloat16": 125, "tf32": 62.5, "float32": 31.2},  # A10 datasheet, 2021
-    r"RTX A6000": {"bfloat16": 154.8, "tf32": 77.4, "float32": 38.7},  # GA102 whitepaper
-    r"RTX 4090": {"bfloat16": 165.2, "tf32": 82.6, "float32": 82.6},  # Ada whitepaper, appendix A
-    r"RTX 3090": {"bfloat16": 71, "tf32": 35.6, "float32": 35.6},  # GA102 whitepaper, table 2
-    r"T4": {"float32": 8.1},  # T4 datasheet, 2018
-    r"V100-SXM2": {"float32": 15.7},  # V100 datasheet, 2018
+    r"B200": (75, 1100, 2250, 4500),  # HGX B200 datasheet, 2025, halved
+    r"H100 80GB HBM3|H200": (67, 495, 989, 1979),  # H100 (SXM), H200 datasheets, 2024, halved
+    r"GH200 (120GB|480GB|144G HBM3e)": (67, 494, 990, 1979),  # GH200 datasheet, 2023
+    r"H100 NVL|H200 NVL": (60, 418, 835, 1671),  # H100, H200 datasheets, 2024, halved
+    r"H100 PCIe": (51, 378, 756, 1513),  # H100 datasheet, 2023, halved
+    r"A100-(SXM4?|PCIE)-(40|80)GB|A100 80GB PCIe": (19.5, 156, 312),  # A100 datasheet, 2020
+    r"A30": (10.3, 82, 165),  # A30 datasheet, 2022
+    r"A40": (37.4, 74.8, 149.7),  # A40 datasheet, 2021
+    r"A10": (31.2, 62.5, 125),  # A10 datasheet, 2021
+    r"L40S": (91.6, 183, 362, 733),  # L40S datasheet, 2023
+    r"L40": (90.5, 90.5, 181, 362),  # L40 datasheet, 2022
+    r"L4": (30.3, 60, 121, 242.5),  # L4 datasheet, 2023, halved
+    r"RTX A6000": (38.7, 77.4, 154.8),  # GA102 whitepaper
+    r"RTX 4090": (82.6, 82.6, 165.2, 330.3),  # Ada whitepaper 2.02, appendix A: float32 sums
+    r"RTX 3090": (35.6, 35.6, 71),  # GA102 whitepaper, table 2: float32 sums
+    r"T4": (8.1,),  # T4 datasheet, 2018
+    r"V100-SXM2-(16|32)GB": (15.7,),  # V100 datasheet, 2018
+    r"V100-PCIE-(16|32)GB": (14,),  # V100 datasheet, 2018
 }
 
 
@@ -69,9 +64,10 @@ class DeviceFacts:
 
     def peak_flops(self, recipe) -> float | None:
         """Dense peak in FLOP/s for the number format the recipe multiplies in; None if unknown."""
-        for pattern, peaks in PEAK_TFLOPS.items():
-            if re.search(rf"\b(?:{pattern})\b", self.name):
-                return peaks[recipe.format] * 1e12 if recipe.format in peaks else None
+        for pattern, tflops in PEAK_TFLOPS.items():
+            if re.fullmatch(f"{MAKER}({pattern})", self.name):
+                peak = dict(zip(FORMATS, tflops, strict=False)).get(recipe.format)
+                return peak and peak * 1e12
         return None
 
 
@@ -111,16 +107,14 @@ def describe(device_type: str) -> DeviceFacts:
         )
     backend = getattr(torch, device_type)
     properties = backend.get_device_properties(0)
-    nvidia = device_type == "cuda" and torch.version.hip is None
-    capability = torch.cuda.get_device_capability(0) if nvidia else None
+    vendor = "intel" if device_type == "xpu" else "amd" if torch.version.hip else "nvidia"
     return DeviceFacts(
         type=device_type,
         name=properties.name,
-        vendor="nvidia" if nvidia else "amd" if device_type == "cuda" else "intel",
+        vendor=vendor,
         memory_gib=properties.total_memory / GIB,
-        # from capability 8.0 on; torch.cuda.is_bf16_supported() is true where it is emulated
-        native_bf16=capability >= (8, 0) if nvidia else True,
-        capability=capability,
+        native_bf16=bf16_in_hardware(vendor, properties),
+        capability=torch.cuda.get_device_capability(0) if vendor == "nvidia" else None,
         count=backend.device_count(),
     )
 
@@ -151,6 +145,24 @@ def cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+# AMD's architectures with matrix instructions for bfloat16: MFMA on MI100, MI200, MI300, MI350
+# (LLVM, reviews.llvm.org/D121956), WMMA from RDNA 3 on (AMD, RDNA3 Instruction Set Architecture)
+BF16_ON_AMD = ("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12")
+
+
+def bf16_in_hardware(vendor: str, properties) -> bool:
+    """Whether a GPU multiplies bfloat16 itself, from what torch tells of it.
+
+    torch.cuda.is_bf16_supported() and torch.xpu.is_bf16_supported() say yes to emulation, too.
+    """
+    if vendor == "nvidia":
+        return properties.major >= 8  # Ampere: CUDA C++ Programming Guide, compute capabilities
+    if vendor == "amd":
+        return properties.gcnArchName.startswith(BF16_ON_AMD)
+    # DPAS, of Intel's matrix units; has_bfloat16_conversions is about conversions alone
+    return properties.has_subgroup_matrix_multiply_accumulate
+
+
 def _cpu_has_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
@@ -162,6 +174,28 @@ def synchronize(device: torch.device) -> None:
     """Wait until the device has finished all queued work. A CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+NO_MEMORY = (  # in the words of those whose errors have no type of their own
+    "can't allocate memory",  # c10's allocator for CPUs
+    "out of memory",  # CUDA's runtime and driver, HIP, Level Zero, and Triton's launcher
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, rocBLAS
+)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that memory ran out."""
+    if error is None:
+        return False
+    typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return typed or told or out_of_memory(error.__cause__)
+
+
+def give_back(device: torch.device) -> None:
+    """Return what the allocator holds and no tensor uses, so that no later peak includes it."""
+    if device.type in ("cuda", "xpu"):
+        torch.accelerator.empty_cache()
 
 
 class PeakMemory:

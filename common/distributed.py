@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.device import out_of_memory
 from common.errors import OtherLost, UserError, end_now
 from common.options import seconds, whole
 from common.records import append_line
@@ -91,7 +92,7 @@ def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[tor
         )
         yield device
     except (RuntimeError, dist.DistError) as error:
-        if isinstance(error, torch.OutOfMemoryError) or not about_others(error):
+        if out_of_memory(error) or not about_others(error):
             raise
         raise lost(str(error).strip().splitlines()[0][:120]) from error
     else:  # only then: with answers outstanding, gloo can crash here, before the error is told

@@ -16,8 +16,8 @@ import torch
 from common.build import Run, build, evaluate, train_step
 from common.compiler import compiled_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split, to_device
-from common.device import GIB, PeakMemory, synchronize
-from common.profiling import marked, profile_steps
+from common.device import GIB, PeakMemory, give_back, synchronize
+from common.profiling import marked, profile_or_reason
 from common.recipe import Recipe, Shape
 
 DATA_SEED = 7  # the same windows in the same order at every rung
@@ -66,6 +66,7 @@ class Measurement:
     startup_s: float = 0.0  # from the window's side: everything before the first step
     parallel: dict = field(default_factory=dict)  # of several processes; empty for one
     profile: dict = field(default_factory=dict)  # as profile_steps returns it; empty: not asked for
+    profile_failed: str = ""  # why there is none, where one was asked for
 
 
 class Disturbed(Exception):
@@ -157,6 +158,7 @@ def measure(
     startup_s = time.perf_counter() - begin
     (first_step_s,), _ = time_steps(step, 1, make_clock(device), lambda: synchronize(device))
     report("warming up")
+    give_back(device)  # what the check before and autotuning took is not this recipe's peak
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         step()
     run.operators = frozenset(event.name for event in profile.events())
@@ -201,7 +203,7 @@ def measure(
     if settings.profile:
         report("profiling")
         batches = marked(batches)
-        found.profile = profile_steps(step, run, settings.trace)
+        found.profile, found.profile_failed = profile_or_reason(step, run, settings.trace)
     return found
 
 

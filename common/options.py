@@ -29,14 +29,22 @@ def whole(least: int):
     return parse
 
 
-def seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text}: must be a number of seconds above 0")
-    return value
+def above_zero(unit: str):
+    """A parser of numbers above 0, of seconds, say."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text}: must be a number of {unit} above 0")
+        return value
+
+    return parse
+
+
+seconds, minutes = above_zero("seconds"), above_zero("minutes")
 
 
 def probability(text: str) -> float:

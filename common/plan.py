@@ -27,7 +27,6 @@ class Plan:
     preset: str = ""
     timeout: float  # seconds for one child
     search_s: float  # seconds for the search of the largest batch, on a CPU
-    windows: int  # in the training text
     note: str = ""
     profile: bool = False  # the first round, too: where the time of a step goes
     traces: Path | None = None  # a folder for what the profiles saw

@@ -11,6 +11,7 @@ only attention has products in batches and tensors with four dimensions, (B, H, 
 """
 
 import re
+import traceback
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -53,6 +54,16 @@ OF_COPIES = re.compile(r"(_foreach_)?copy_|_to_copy|to|clone|contiguous|item|_lo
 FUSED = re.compile(r"(cpp|triton_[a-z]+)_fused_(\w+?)_?\d*$")  # a kernel of torch.compile's
 ONLY_MOVED = re.compile(r"((_to_copy|clone|copy_?|view|transpose|permute|t)(_|$))+")
 COMPILED = "## Call CompiledFxGraph"
+# host functions of CUDA's runtime and driver, of HIP, and of SYCL's and Level Zero's adapters, that
+# launch a kernel or a copy under its number
+LAUNCH = re.compile(r"(cuda|cu|hip|ur|ze)[A-Z]")
+OF_LIBRARIES = {  # kernels of CUDA's and ROCm's libraries and of torch, by their names
+    ATTENTION: re.compile(r"flash_(fwd|bwd)|fmha|sdpa|attn|attention", re.IGNORECASE),
+    OPTIMIZER: re.compile(r"multi_tensor_apply|FusedAdam", re.IGNORECASE),
+    LOSS: re.compile(r"nll_loss|softmax|cross_entropy", re.IGNORECASE),
+    PRODUCTS: re.compile(r"gemm|nvjet|xmma|cutlass|Cijk_|splitK", re.IGNORECASE),
+    COPIES: re.compile(r"Memcpy|Memset|direct_copy|CatArrayBatched"),
+}
 BOOKKEEPING = re.compile(  # operators that look at a tensor differently, or make room for one
     r"(_unsafe_)?view|_?reshape(_alias)?|(un)?flatten|(un)?squeeze|expand(_as)?|t|transpose|"
     r"permute|as_strided|select|slice|narrow|split|chunk|unbind|alias|detach|lift_fresh|set_|"
@@ -75,6 +86,15 @@ def marked(batches: Iterator) -> Iterator:
         with record_function(f"{MARK}{WAIT}"):
             batch = next(batches)
         yield batch
+
+
+def profile_or_reason(step: Callable[[], None], run: Run, trace: str | None = None):
+    """(`profile_steps`, ""), or ({}, why it failed): what was measured must not be lost with it."""
+    try:
+        return profile_steps(step, run, trace), ""
+    except Exception as error:  # the profiler's interface differs between versions of torch
+        traceback.print_exc()
+        return {}, f"no profile: {type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def profile_steps(step: Callable[[], None], run: Run, trace: str | None = None) -> dict:
@@ -148,8 +168,8 @@ def on_device(events: list, window) -> Iterator[Share]:
     device waits for data while the host does, and is otherwise in a gap.
     """
     host = [e for e in events if e.device_type == DeviceType.CPU]
-    launches = {e.id: e for e in host if e.linked_correlation_id > 0}
-    operators = {e.id: e for e in host if not e.linked_correlation_id and "::" in e.name}
+    launches = {e.id: e for e in host if LAUNCH.match(e.name)}
+    operators = {e.id: e for e in host if "::" in e.name}
     kernels = [e for e in events if e.device_type != DeviceType.CPU and not e.is_user_annotation]
     waits = [(e.time_range.start, e.time_range.end) for e in host if e.name == f"{MARK}{WAIT}"]
     reached, end = window.time_range.start, window.time_range.end  # microseconds
@@ -160,8 +180,9 @@ def on_device(events: list, window) -> Iterator[Share]:
         if reached > begin:
             launch = launches.get(kernel.id)
             launcher = launch and launch.cpu_parent
-            if launcher is None and kernel.linked_correlation_id:  # 0: the profiler knows of none
-                launcher = operators.get(kernel.linked_correlation_id)
+            linked = getattr(kernel, "linked_correlation_id", 0)  # from torch 2.12 on; 0: unknown
+            if launcher is None and linked:
+                launcher = operators.get(linked)
             part = part_of_kernel(kernel.name, launcher)
             yield Share(kernel.name, part, (reached - begin) / 1e6)
     yield from _idle(reached, end, waits)
@@ -186,13 +207,17 @@ def around(event) -> list:
 def part_of_kernel(kernel: str, launcher) -> str:
     """The part of a kernel: by its own name if the compiler gave it one, else by its launcher.
 
-    A kernel without a known launcher, or of one that tells nothing, is elementwise.
+    Where the launcher is unknown or tells nothing, as that of a CUDA graph, which launches all of
+    its kernels at once, a library's kernel is known by its name; what is left is elementwise.
     """
     chain = [e.name for e in (launcher, *around(launcher))] if launcher else []
     if FUSED.search(kernel) or IN_NETWORK.match(kernel) or not launcher:
         chain.insert(0, kernel)
     part = part_of(chain, launcher.input_shapes if launcher else [])
-    return ELEMENTWISE if part == GAPS else part
+    if part != GAPS:
+        return part
+    named = (part for part, pattern in OF_LIBRARIES.items() if pattern.search(kernel))
+    return next(named, ELEMENTWISE)
 
 
 def part_of(chain: list[str], shapes: Iterable = ()) -> str:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from common.display import Display
 from common.gpu_watch import GpuWatch, disturbance
-from common.largest_batch import find_largest, needs_search
+from common.largest_batch import SearchFailed, find_largest, needs_search
 from common.machine import command_line, commit_facts, machine_facts, version_facts
 from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
@@ -120,10 +120,15 @@ class Climb:
         prefix = self.prefixes[series, number]
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
-        prefix.recipe = self.resolve(prefix)
-        if series == LADDER and number not in self.chosen:
-            self.choose(number, prefix)
-        outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
+        try:
+            prefix.recipe = self.resolve(prefix)
+        except SearchFailed as error:
+            prefix.recipe, discarded = None, []
+            outcome = replace(error.outcome, reason=str(error))
+        else:
+            if series == LADDER and number not in self.chosen:
+                self.choose(number, prefix)
+            outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
@@ -172,7 +177,7 @@ class Climb:
         for number in sorted(n for n in numbers if n):
             rung = self.plan.ladder.rung(number)
             if number in self.chosen:
-                recipe = rung.candidates(recipe)[self.chosen[number]]
+                recipe = rung.candidates(self.plan.device, recipe)[self.chosen[number]]
             else:
                 recipe = rung.apply(recipe)
         return recipe
@@ -180,18 +185,22 @@ class Climb:
     def choose(self, number: int, prefix: Prefix) -> None:
         """Measure what a rung leaves open, a process for each, and take the fastest.
 
-        Each is measured twice, the second time in the opposite order, and its better rate counts:
-        what else the machine does makes a window slower, never faster. Where none could be measured
-        the rung's own first choice stays, and its row says what fails.
+        On a CPU each is measured twice, the second time in the opposite order, and its better rate
+        counts: what else the machine does makes a window slower, never faster. An accelerator has
+        no neighbours, and a process there compiles for half a minute: once. Where none could be
+        measured the rung's own first choice stays, and its row says what fails.
         """
         rung = self.plan.ladder.rung(number) if number else None
         if not hasattr(rung, "candidates"):
             return
-        settings = self.plan.settings
+        settings, device = self.plan.settings, self.plan.device
         few = replace(settings, warmup=2)
-        candidates = rung.candidates(self.composed(prefix.applied[:-1]))
+        candidates = rung.candidates(device, self.composed(prefix.applied[:-1]))
+        if len(candidates) < 2:
+            return
         prefix.candidates = dict.fromkeys(candidates)
-        for label in (*candidates, *reversed(candidates)):
+        again = reversed(candidates) if device.type == "cpu" else ()
+        for label in (*candidates, *again):
             self.display.phase(f"trying {label}")
             recipe = candidates[label].to_json()
             job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe}
@@ -222,7 +231,7 @@ class Climb:
                 prefix.recipe,
                 self.plan.baseline.batch_size,
                 self.plan.settings,
-                windows=self.plan.windows,
+                device_gib=self.plan.device.memory_gib,
                 seconds=self.plan.search_s,
                 timeout=self.plan.timeout,
                 report=self.display.phase,
@@ -311,6 +320,8 @@ class Climb:
         plan, recipe = self.plan, prefix.recipe
         outcome = outcome or Outcome(status=prefix.status, reason=prefix.reason, wall_s=0.0)
         again = self.disturbed(outcome) if discarded else None
+        no_profile = outcome.measurement.get("profile_failed")
+        notes = (prefix.note, again and f"disturbed: {again}", no_profile)
         return (
             self.facts
             | self.run_facts
@@ -320,7 +331,7 @@ class Climb:
                 "series": series,
                 "name": plan.ladder.title(number),
                 "base": plan.ladder.base(number) if number else None,
-                "note": "; ".join(filter(None, (prefix.note, again and f"disturbed: {again}"))),
+                "note": "; ".join(filter(None, notes)),
                 "applied": prefix.applied,
                 "recipe": recipe.to_json() if recipe else None,
                 "searched": tuple(prefix.applied) in self.batches,

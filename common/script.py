@@ -5,10 +5,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from common.compiler import missing_compiler
-from common.device import describe_in_child, pick_type
+from common.device import describe_in_child, out_of_memory, pick_type
 from common.errors import UserError, exit_on_user_error
 from common.largest_batch import needs_search
 from common.options import Parser, Workload, add_workload_options, seconds, whole, workload
@@ -54,7 +52,9 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
         with processes.join(device_type, options) as world:
             try:
                 Trainer(recipe, work, options, device, world).train()
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
                 raise UserError(
                     f"--batch-size {options.batch_size or 'by default'}: the device ran out of "
                     "memory; try a smaller one"

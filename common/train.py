@@ -24,7 +24,7 @@ from common.device import (
 )
 from common.errors import UserError
 from common.generate import generate
-from common.largest_batch import find_largest, needs_search
+from common.largest_batch import SearchFailed, find_largest, needs_search
 from common.measure import Settings
 from common.options import (
     Workload,
@@ -107,20 +107,25 @@ class Trainer:
 
     def find_batch(self, recipe: Recipe, windows: int) -> int:
         """The largest batch that trains here; the first process searches for all."""
-        found = find_largest(
-            recipe,
-            self.work.recipe.batch_size,
-            Settings(
-                shape=self.work.shape,
-                device=self.device.type,
-                text=self.options.text,
-                headroom_gib=self.world.headroom_gib,
-            ),
-            windows=windows // self.world.size,
-            seconds=self.work.defaults.search_s,
-            timeout=self.options.timeout,
-            report=self.say,
+        settings = Settings(
+            shape=self.work.shape,
+            device=self.device.type,
+            text=self.options.text,
+            headroom_gib=self.world.headroom_gib,
         )
+        try:
+            found = find_largest(
+                recipe,
+                self.work.recipe.batch_size,
+                settings,
+                windows=windows // self.world.size,
+                device_gib=self.facts.memory_gib,
+                seconds=self.work.defaults.search_s,
+                timeout=self.options.timeout,
+                report=self.say,
+            )
+        except SearchFailed as error:
+            raise UserError(f"--batch-size: {error}; give one to train without a search") from error
         self.say(f"batch {found.batch_size} (the search ended at {found.why})\n")
         return found.batch_size
 

@@ -39,15 +39,18 @@ def refusals(device: DeviceFacts, work: Workload) -> dict[int, str]:
 
 
 def attention_backends(device: DeviceFacts) -> str:
+    """The fused kernels that training may get here, each under conditions of its own."""
     if device.type == "cuda":
         backends = torch.backends.cuda
+        from_80 = device.capability is None or device.capability >= (8, 0)  # torch: sdp_utils.cpp
         names = {
-            "flash": backends.flash_sdp_enabled(),
-            "cudnn": backends.cudnn_sdp_enabled(),
+            "flash": backends.flash_sdp_enabled() and from_80,
+            "cudnn": backends.cudnn_sdp_enabled() and from_80 and device.vendor == "nvidia",
             "efficient": backends.mem_efficient_sdp_enabled(),
         }
         return ", ".join(name for name, on in names.items() if on) or "unfused only"
-    return {"cpu": "flash (without dropout)", "mps": "mps"}.get(device.type, "fused, if built")
+    others = {"cpu": "flash (without dropout)", "xpu": "flash (16 bits, without dropout)"}
+    return others.get(device.type, "unfused in training")  # mps: see step 7
 
 
 def seconds_per_step(device: DeviceFacts, work: Workload) -> float | None:

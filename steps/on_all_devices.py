@@ -2,9 +2,10 @@
 
 Changes: every device trains on windows of its own, as 02_opt_multi_gpu_ddp.py does: rung 1 of the
 parallel ladder on top of the ten steps.
-Why faster: n devices see n times the tokens in a step.
-Cost: gradients are averaged at every step, and what does not hide behind the backward pass is lost;
-the efficiency says how much is kept. The batch of a step is n times as large.
+Why faster: n devices process n times the tokens in a step.
+Cost: gradients are averaged in every step. What does not overlap with the backward pass is lost
+time; the efficiency says how much is kept. The batch of a step is n times as large.
+When not: if the model does not fit one device (parallel ladder, rungs 3 to 11).
 Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
 """
 

@@ -139,7 +139,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     numbers = chosen_rungs(ladder, options.upto, options.only)
     alone, without = extra_jobs(ladder, options, numbers)
     work = workload(options, device)
-    windows, _ = split(read_tokens(read_text(options.text)), work.shape)
+    split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong with the text
     if (options.profile or options.trace) and device.type not in ACTIVITIES:
         raise UserError(f"--profile: torch's profiler sees no kernels on {device.type}")
     plan = Plan(
@@ -161,7 +161,6 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
         preset=work.preset,
         timeout=options.timeout,
         search_s=work.defaults.search_s,
-        windows=len(windows),
         profile=options.profile or options.trace is not None,
         traces=options.trace and writable_folder("--trace", options.trace),
     )
@@ -214,13 +213,13 @@ def main(arguments: list[str] | None = None) -> int:
 def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
     """Measure, write the results, and say what came out. Returns the exit status."""
     store = Records(out / "records.jsonl")
-    if resume and not store.path.exists():
-        raise UserError(f"--resume: {out} holds no records; leave it out for a first run")
     interrupted = False
     with Display(len(plan.jobs()) * plan.rounds, plan.rounds) as display:
         run = Climb(plan, store, display)
         print_header(plan, note, display)
-        if resume:
+        if resume and not store.path.exists():  # so that one command starts and goes on
+            display.say(f"nothing to resume in {out}: starting afresh")
+        elif resume:
             display.say(f"resuming: {run.resume()} of {display.left} measurements are kept")
         try:
             run.run()

@@ -1,9 +1,10 @@
 """1. Causal mask on the fly.
 
-Changes: the (T, T) mask is computed where it is used; the baseline keeps one copy in every layer.
-Why faster: it hardly is. A comparison is as cheap as a read, and L copies of T x T bytes are freed
-(12 MiB for GPT-2 at context 1024).
-Cost: a few operations per layer and step. Skip it when the mask is not a plain triangle.
+Changes: the (T, T) mask is computed where it is used; the baseline stores a copy in every layer.
+Why faster: it hardly is. It frees memory: one mask of T x T bytes per layer, 12 MiB in all for
+GPT-2 at context 1024.
+Cost: a few more operations per layer and step.
+When not: if the mask is expensive to compute.
 Source: rasbt/LLMs-from-scratch, ch05/10_llm-training-speed, optimization 1.
 """
 

@@ -1,9 +1,10 @@
 """3. Fused AdamW.
 
-Changes: the optimizer updates all parameters in one kernel.
-Why faster: every parameter, gradient, and moment is read and written once a step; otherwise each
-of AdamW's dozen operations passes over them again.
-Cost: none to speak of. The gain shrinks as the batch grows: an update costs the same at any batch.
+Changes: one kernel does all of AdamW's arithmetic, for many parameters at once.
+Why faster: parameters, gradients, and moments pass through memory once a step. Otherwise each of
+AdamW's dozen operations reads and writes them again.
+Cost: none known. The gain shrinks as the batch grows: an update costs the same at any batch.
+When not: if the update itself must be differentiated, or a parameter is complex. torch refuses.
 Source: docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html (fused)
 """
 

@@ -1,10 +1,12 @@
 """4. Pinned memory.
 
-Changes: batches lie in page-locked host memory and are copied without blocking the host.
-Why faster: the GPU's copy engine reads pinned memory directly, and the host goes on queueing work
-meanwhile. Pinning and non-blocking copies are one idea: neither helps without the other.
-Cost: page-locked memory cannot be swapped out. Token ids are tiny (64 KiB a batch each), so expect
-little here; images and audio gain more. A CPU has no copy to speed up.
+Changes: batches lie in page-locked (pinned) host memory, and copies do not block the host.
+Why faster: the GPU's copy engine reads pinned memory directly; other memory is first copied to a
+pinned buffer. Without blocking, the host queues more work meanwhile. Each helps by itself.
+Cost: pinning is a copy, too. This loader has no worker processes and pins in the main thread, which
+takes much of the gain away. Pinned memory cannot be swapped out.
+When not: for small batches. Token ids are 64 KiB a batch, targets as many, so expect little here;
+images and audio gain more. A CPU has no copy to speed up.
 Source: docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html
 """
 

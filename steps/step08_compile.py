@@ -1,10 +1,11 @@
 """8. torch.compile.
 
 Changes: the model's forward and backward pass are compiled to fused kernels.
-Why faster: chains of elementwise operations become one kernel that reads and writes memory once,
-and Python's cost per operation is gone.
-Cost: the first step takes from seconds to minutes (its own column), and each new input shape is
-compiled again. Needs Triton on GPUs, a C++ compiler on CPUs; short runs never earn it back.
+Why faster: a chain of elementwise operations becomes one kernel that reads and writes memory once,
+and Python no longer starts each operation.
+Cost: the first step takes from seconds to minutes (its own column), and a new input shape may have
+to be compiled again. GPUs need Triton, CPUs a C++ compiler.
+When not: for short runs, which do not earn the compilation back.
 Source: Ansel et al. 2024, PyTorch 2, doi:10.1145/3620665.3640366.
 """
 

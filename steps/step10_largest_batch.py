@@ -2,9 +2,11 @@
 
 Changes: the batch is doubled until memory ends; the largest that trained is kept.
 Why faster: larger products use a GPU better, and what a step costs once (launches, the optimizer)
-is shared by more tokens. Where the device is already busy, as on most CPUs, there is no gain.
+is shared by more tokens.
 Cost: memory, and other training: fewer updates per token, so the learning rate and the schedule
 need another look. Compare losses by tokens seen, not by steps.
+When not: if the device is busy already (the CPU measured gained nothing), or beyond the largest
+useful batch, which the source predicts from the noise of the gradients.
 Source: McCandlish et al. 2018, An Empirical Model of Large-Batch Training, arXiv:1812.06162.
 """
 

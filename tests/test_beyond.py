@@ -156,7 +156,6 @@ def climb(folder: Path, numbers: tuple[int, ...], resume: bool = False) -> list[
         preset="tiny",
         timeout=30.0,
         search_s=1.0,
-        windows=100,
     )
     with Display(len(numbers)) as display:
         display.console.quiet = True

@@ -8,6 +8,7 @@ from common.largest_batch import search
 from common.measure import EventClock, HostClock, time_steps
 from common.process import Outcome
 from common.recipe import Recipe
+from ladders.beyond.step22_float8 import Float8Linear
 
 
 class FakeDevice:
@@ -92,9 +93,53 @@ def test_the_peak_is_the_dense_one_of_the_format_in_use():
     assert facts("NVIDIA L4").peak_flops(Recipe(dtype=torch.bfloat16)) == 121e12
 
 
-@pytest.mark.parametrize("name", ["NVIDIA H1000", "Some Card", "NVIDIA A100X", "AMD EPYC"])
+FLOAT8 = Recipe(dtype=torch.bfloat16, linear=Float8Linear)
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "tflops"),
+    [
+        ("NVIDIA H200", Recipe(dtype=torch.bfloat16), 989),
+        ("NVIDIA H200 NVL", Recipe(dtype=torch.bfloat16), 835),
+        ("NVIDIA H200 NVL", FLOAT8, 1671),
+        ("NVIDIA H100 NVL", Recipe(), 60),
+        ("NVIDIA GH200 480GB", Recipe(dtype=torch.bfloat16), 990),
+        ("NVIDIA B200", Recipe(dtype=torch.bfloat16), 2250),
+        ("A100-SXM4-40GB", Recipe(dtype=torch.bfloat16), 312),  # as older drivers print it
+        ("NVIDIA A100 80GB PCIe", Recipe(matmul_precision="high"), 156),
+        ("NVIDIA A100 80GB PCIe", FLOAT8, None),
+        ("NVIDIA L40S", FLOAT8, 733),
+        ("NVIDIA L40", Recipe(), 90.5),
+        ("NVIDIA L4", FLOAT8, 242.5),
+        ("NVIDIA GeForce RTX 4090", FLOAT8, 330.3),
+        ("GeForce RTX 3090", Recipe(dtype=torch.bfloat16), 71),
+        ("Tesla V100-PCIE-16GB", Recipe(), 14),
+        ("Tesla V100-PCIE-16GB", Recipe(dtype=torch.bfloat16), None),
+        ("Tesla T4", Recipe(), 8.1),
+    ],
+)
+def test_each_variant_of_a_card_has_its_own_peak(name, recipe, tflops):
+    found = facts(name).peak_flops(recipe)
+    assert found is None if tflops is None else found == pytest.approx(tflops * 1e12)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NVIDIA H1000", "Some Card", "AMD EPYC", "AMD Instinct MI300X", "AMD Instinct MI250X"),
+        # parts of a card: MIG slices, also the whole of it, and vGPUs
+        *("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "NVIDIA H100 80GB HBM3 MIG 7g.80gb"),
+        *("NVIDIA A10-4Q", "GRID A100-10C", "GRID T4-16Q", "NVIDIA L40S-48Q", "NVIDIA A40-8Q"),
+        # other cards whose names hold a known one
+        *("NVIDIA A100X", "NVIDIA A10G", "NVIDIA T4G", "NVIDIA H20", "NVIDIA H800", "NVIDIA GB200"),
+        *("NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU"),
+        *("NVIDIA GeForce RTX 3090 Ti", "NVIDIA RTX A4000", "NVIDIA RTX 4000 Ada Generation"),
+        *("NVIDIA A100-SXM-64GB", "Tesla V100-SXM3-32GB", "Tesla V100-SXM2-32GB-LS"),
+    ],
+)
 def test_an_unknown_device_has_no_peak(name):
-    assert facts(name).peak_flops(Recipe(dtype=torch.bfloat16)) is None
+    for recipe in (Recipe(), Recipe(dtype=torch.bfloat16), FLOAT8):
+        assert facts(name).peak_flops(recipe) is None
 
 
 def trial(batch: int, fits: int, wall_s: float = 1.0) -> Outcome:

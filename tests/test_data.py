@@ -68,7 +68,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):
 
 
 def test_a_damaged_vocabulary_is_refused(monkeypatch):
-    monkeypatch.setattr(data, "ENCODER_SHA256", "0" * 64)
+    monkeypatch.setitem(data.VOCABULARY, "encoder.json", "0" * 64)
     tokenizer.cache_clear()
     with pytest.raises(UserError, match="damaged"):
         tokenizer()

@@ -276,7 +276,6 @@ def test_only_the_first_round_of_the_ladder_is_profiled(tmp_path):
         numbers=(0,),
         timeout=1.0,
         search_s=1.0,
-        windows=1,
         profile=True,
         traces=tmp_path,
     )

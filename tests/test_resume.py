@@ -37,7 +37,6 @@ PLAN = Plan(
     preset="tiny",
     timeout=30.0,
     search_s=1.0,
-    windows=100,
 )
 WHOLE = {
     (turn, n): "n/a" if n in (2, 4) else "ok"

@@ -45,7 +45,6 @@ def faulty_climb(tmp_path_factory):
         preset="tiny",
         timeout=60.0,
         search_s=1.0,
-        windows=100,
     )
     with Display(len(plan.numbers)) as display, pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "run_job", run_job)

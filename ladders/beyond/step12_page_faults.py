@@ -1,14 +1,15 @@
 """12. Fewer page faults.
 
-Changes: how the process gets its memory from the system: huge pages, or pages that stay in the
-process when torch frees them; expandable segments in CUDA's allocator.
-Why faster: on a CPU every large tensor is otherwise fresh memory, and its first touch is a page
-fault for each 4 KiB, at every step again. A huge page is one fault for 2 MiB, a kept one is none.
-On a GPU segments that grow are cut up less.
-Cost: memory, most of all where pages are kept. Which is fastest differs: it is measured. When not:
-beside others that need the memory.
-Source: mallopt(3); glibc manual, Memory Allocation Tunables; PyTorch, CUDA semantics, memory
-management. Expected: 1.1 to 1.2 times on a CPU, memory rather than speed on a GPU.
+Changes: how the process gets memory. On a CPU, glibc asks for huge pages or keeps freed memory
+(both are tried). On CUDA, segments of torch's allocator can grow (expandable_segments in
+PYTORCH_ALLOC_CONF, older name PYTORCH_CUDA_ALLOC_CONF); is_expandable in its snapshot proves it.
+Why faster: on a CPU, large tensors' memory goes back to the system when it is freed. To take it
+again, as every step does, costs a page fault for each 4 KiB. A huge page is one fault for 2 MiB, a
+kept page none. On a GPU, segments that can grow fragment less: that saves memory rather than time.
+Cost: memory, most of all where pages are kept.
+When not: beside other programs that need the memory.
+Source: mallopt(3); glibc manual, Memory Allocation Tunables; PyTorch, CUDA semantics.
+Expected: 1.1 to 1.2 times on a CPU, memory rather than speed on a GPU.
 """
 
 import os
@@ -16,6 +17,8 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from common.build import Run
 from common.ladder import NotInEffect
@@ -32,7 +35,7 @@ CHOICES = {  # of glibc's allocator; huge pages need a system that gives them
     ),
     HUGE: ("GLIBC_TUNABLES=glibc.malloc.hugetlb=1",),
 }
-CUDA = ("PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",)
+CUDA = ("PYTORCH_ALLOC_CONF=expandable_segments:True",)
 
 
 def applies(device, recipe: Recipe) -> str | None:
@@ -49,9 +52,17 @@ def in_effect(run: Run) -> str:
         if os.environ.get(name) != value:
             raise NotInEffect(f"{name} was not set before the process started")
     if run.device.type != "cpu":
-        return "expandable segments"
+        return expandable_segments(torch.cuda.memory_snapshot())
     label = next(k for k, v in CHOICES.items() if set(v) <= set(run.recipe.environment))
     return f"{huge_mib():.0f} MiB huge" if label == HUGE else label
+
+
+def expandable_segments(snapshot: list[dict]) -> str:
+    """What the allocator's snapshot shows. Raises NotInEffect if no segment can grow."""
+    count = sum(segment["is_expandable"] for segment in snapshot)
+    if not count:
+        raise NotInEffect(f"none of {len(snapshot)} segments is expandable")
+    return f"{count} of {len(snapshot)} segments expandable"
 
 
 def huge_mib() -> float:
@@ -66,5 +77,7 @@ def apply(recipe: Recipe) -> Recipe:
     return replace(recipe, environment=CHOICES["kept pages"] + CUDA)  # each reads its own
 
 
-def candidates(recipe: Recipe) -> dict[str, Recipe]:
+def candidates(device, recipe: Recipe) -> dict[str, Recipe]:
+    if device.type != "cpu":
+        return {}  # there is nothing to choose
     return {label: replace(recipe, environment=set_ + CUDA) for label, set_ in CHOICES.items()}

@@ -1,16 +1,16 @@
 """13. Chunked head and loss.
 
-Changes: the output layer, the softmax, and their gradients are worked out for a few tokens at a
-time; the (B T, V) logits never exist as a whole, nor does their gradient.
-Why faster: 200 KB of logits for each token in float32 do not fit any cache. Forward and backward
-pass of a chunk come together, so that logits are computed once, become their gradient in place, and
-make room for the next chunk's.
-Cost: the gradient is made in the forward pass, also where nobody asks for it. Where a step has no
-more tokens than a chunk, the logits are whole after all, and only that they are made once is left.
-How many tokens at a time is best differs by device: it is measured, beside torch's own chunked loss
-and whole logits. When not: where memory is fast and plentiful.
-Source: Wijmans et al. 2024, Cut Your Losses, arXiv:2411.09009; Hsu et al. 2024, Liger Kernel,
-arXiv:2410.10989. Expected: 1.3 times on a CPU; memory rather than speed on a GPU.
+Changes: the output layer, the softmax, and their gradients are computed for a few tokens at a time.
+The (B T, V) logits never exist as a whole, nor does their gradient.
+Why faster: float32 logits take 200 KB per token, so those of a batch do not fit in a cache. Forward
+and backward pass of a chunk run together: its logits are computed once, their gradient overwrites
+them, and the next chunk uses the same memory.
+Cost: gradients are computed in the forward pass, even if no backward pass follows. If a step has no
+more tokens than one chunk, the full logits do exist; the only gain left is computing them once.
+When not: where whole logits are faster. Chunk sizes, torch's loss, and whole logits are measured.
+Source: Hsu et al. 2024, Liger Kernel, arXiv:2410.10989 (chunks, gradients in the forward pass);
+Wijmans et al. 2024, Cut Your Losses, arXiv:2411.09009.
+Expected: 1.3 times on a CPU; memory rather than speed on a GPU.
 """
 
 from collections.abc import Callable
@@ -184,7 +184,7 @@ def apply(recipe: Recipe) -> Recipe:
     return replace(recipe, objective=ChunkedLoss, loss_rows=ROWS[0])
 
 
-def candidates(recipe: Recipe) -> dict[str, Recipe]:
+def candidates(device, recipe: Recipe) -> dict[str, Recipe]:
     whole = {"whole logits": recipe}
     own = replace(recipe, objective=ChunkedLoss)
     found = {f"{rows} tokens": replace(own, loss_rows=rows) for rows in ROWS}

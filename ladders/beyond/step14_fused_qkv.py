@@ -1,10 +1,12 @@
 """14. Fused QKV.
 
 Changes: query, key, and value come from one matrix product with the three weights side by side.
-Why faster: one larger product instead of three; its input is read once, and so is its gradient.
-Cost: the weights are copied together at every step, so that their names stay those of the other
-rungs. When not: at widths at which one projection fills the device.
-Source: Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053. Expected: 1 to 3 %.
+Why faster: one larger product uses a device better than three, and reads its input once.
+Cost: the three weights are copied into one at every step, because parameters keep the names that
+they have in other rungs.
+When not: at widths at which one projection fills the device.
+Source: openai/gpt-2, src/model.py (c_attn).
+Expected: 1 to 3 %.
 """
 
 from dataclasses import replace

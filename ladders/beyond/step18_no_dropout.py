@@ -1,11 +1,11 @@
 """18. No dropout.
 
 Changes: dropout is 0. This changes training itself, not only its speed.
-Why faster: no random numbers are drawn and no masks kept; attention kernels drop a branch for each
-score, and those that know no dropout at all (FlashAttention 3 and 4) come into reach.
-Cost: regularisation. Large models that see each token about once are trained without dropout; a
-small text read many times needs it, or something in its place. Compare the held-out loss
-(--validate) over as many passes as you mean to train.
+Why faster: no random numbers are drawn and no masks kept. Attention kernels do less per score, and
+kernels without dropout (FlashAttention 3 and 4) can be used.
+Cost: regularisation. Compare the held-out loss (--validate) over the passes that you mean to train.
+When not: for a small text that is read many times, unless something else regularises. A text that
+is read once does not need dropout.
 Source: Geiping, Goldstein 2023, Cramming, arXiv:2212.14034 (no dropout in one pass over the data).
 Expected: 5 to 12 % on an H100.
 """

@@ -1,21 +1,21 @@
 """19. Attention backend.
 
-Changes: which fused kernel computes attention: FlashAttention 2, cuDNN's, the memory-efficient one,
-and FlashAttention 3 or 4 where they are installed.
-Why faster: the kernels are written for different cards. cuDNN's knows Hopper's asynchronous matrix
-units, FlashAttention 2 does not; on an A100 it is the other way round. Hence each is measured.
-Cost: none; but a newer driver or torch may turn the order around, so measure again.
-When not: on a device with one kernel.
+Changes: which fused kernel computes attention: cuDNN's, FlashAttention 2, the memory-efficient one,
+and FlashAttention 3 or 4 where they are installed. Each is named, and measured.
+Why faster: cuDNN's kernel uses Hopper's asynchronous matrix units, FlashAttention 2 does not. An
+A100 has none, and there FlashAttention 2 may win.
+Cost: none; but a newer driver, cuDNN, or torch may change the order, so measure again.
+When not: on a device with one fused kernel.
 Source: Shah et al. 2024, FlashAttention-3, arXiv:2407.08608; torch.nn.attention.sdpa_kernel.
-Expected: 5 to 10 % on an H100 (attention 1.7 to 2.3 times as fast with cuDNN), nothing on an A100.
+Expected: on an H100 5 to 10 % over step 7's FlashAttention 2 (attention alone 1.7 to 2.3 times as
+fast with cuDNN's kernel); nothing on an A100.
 """
 
 import importlib.util
 from dataclasses import replace
 
 from torch.nn import attention
-from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend as Kernel
 
 from common.build import Run
 from common.ladder import NotInEffect
@@ -28,25 +28,18 @@ NUMERICS = Numerics.ROUNDING
 
 
 class Flash(FusedProjection):
-    """The named kernel, and no other fused one before it."""
+    """The named kernel and no other."""
 
-    backend = SDPBackend.FLASH_ATTENTION
+    kernels = [Kernel.FLASH_ATTENTION]
     ran = "flash"  # as step 7 calls what it sees
-
-    def attend(self, query, key, value):
-        dropout = self.dropout.p if self.training else 0.0
-        with sdpa_kernel([self.backend]):
-            return F.scaled_dot_product_attention(
-                query, key, value, dropout_p=dropout, is_causal=True
-            )
 
 
 class Cudnn(Flash):
-    backend, ran = SDPBackend.CUDNN_ATTENTION, "cudnn"
+    kernels, ran = [Kernel.CUDNN_ATTENTION], "cudnn"
 
 
 class Efficient(Flash):
-    backend, ran = SDPBackend.EFFICIENT_ATTENTION, "efficient"
+    kernels, ran = [Kernel.EFFICIENT_ATTENTION], "efficient"
 
 
 class Flash3(Flash):
@@ -76,14 +69,14 @@ def installed(module: str) -> bool:
 
 def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cuda":
-        return f"torch has one fused attention kernel for {device.type}"
+        return f"the kernels to choose from are for CUDA devices; this is {device.type}"
     if recipe.attention is not FusedProjection:
         return "it builds on the fused QKV projection (rung 14)"
     return None
 
 
 def in_effect(run: Run) -> str:
-    ran, wanted = step07_flash_attention.in_effect(run), run.recipe.attention.ran
+    ran, wanted = step07_flash_attention.kernel_that_ran(run), run.recipe.attention.ran
     if ran != wanted:
         raise NotInEffect(f"{ran} ran instead of {wanted}")
     return next(k for k, v in (CHOICES | PACKAGES).items() if v is run.recipe.attention)
@@ -93,6 +86,7 @@ def apply(recipe: Recipe) -> Recipe:
     return replace(recipe, attention=Cudnn)
 
 
-def candidates(recipe: Recipe) -> dict[str, Recipe]:
+def candidates(device, recipe: Recipe) -> dict[str, Recipe]:
+    kernels = {k: v for k, v in CHOICES.items() if v is not Cudnn or device.vendor == "nvidia"}
     packages = {k: v for k, v in PACKAGES.items() if not recipe.dropout and installed(v.module)}
-    return {k: replace(recipe, attention=v) for k, v in (CHOICES | packages).items()}
+    return {k: replace(recipe, attention=v) for k, v in (kernels | packages).items()}

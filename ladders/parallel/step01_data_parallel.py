@@ -1,11 +1,11 @@
 """1. DDP.
 
-Changes: every process trains a whole copy of the model on windows of its own; gradients are
-averaged between them while the backward pass still runs (DistributedDataParallel).
-Why faster: n processes see n times the tokens in a step, and the averaging hides behind the
-backward pass where the network keeps up.
-Cost: every process holds everything (weights, gradients, optimizer state), and what is sent grows
-with the model. When not: if the model does not fit one device (rungs 3 to 8).
+Changes: every process trains a whole copy of the model on windows of its own. Gradients are
+averaged between processes while the backward pass still runs (DistributedDataParallel).
+Why faster: n processes process n times the tokens in a step, and the averaging overlaps with the
+backward pass as far as the network keeps up.
+Cost: every process holds all weights, gradients, and optimizer state, and sends all gradients.
+When not: if the model does not fit one device (rungs 3 to 11).
 Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
 """
 

@@ -1,10 +1,11 @@
 """2. Gradient accumulation.
 
-Changes: four batches between two updates; gradients are added up in each process and averaged
-between processes only with the last one (no_sync).
+Changes: four batches between two updates. Each process adds up its gradients, and only with the
+last batch are they averaged between processes (no_sync).
 Why faster: a quarter of the bytes per token, and a quarter of the updates.
-Cost: other training: fewer updates per token, as with a batch four times as large, at the memory of
-one. When not: where the network already hides behind the backward pass.
+Cost: other training: fewer updates per token, as with a batch four times as large. The memory is
+that of one batch.
+When not: if the communication already overlaps with the backward pass entirely.
 Source: Li et al. 2020, arXiv:2006.15704, section 3.2.4.
 """
 

@@ -1,10 +1,10 @@
 """3. ZeRO-1.
 
-Changes: each process keeps the optimizer's state of its share of the parameters, updates those, and
-sends them to the others.
+Changes: each process keeps the optimizer's state of its share of the parameters, updates that
+share, and sends it to the others.
 Why: AdamW's two moments are as large as two copies of the model; each process holds one n-th.
-Cost: the updated parameters travel once more (broadcasts after the all-reduce). When not: if memory
-is no concern.
+Cost: the updated parameters are sent once more (broadcasts after the all-reduce).
+When not: if the whole state fits in memory.
 Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054; torch's ZeroRedundancyOptimizer.
 """
 

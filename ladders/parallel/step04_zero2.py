@@ -1,11 +1,11 @@
 """4. ZeRO-2.
 
-Changes: gradients are shared out, too: each process receives the sum of its own part only (FSDP2's
-fully_shard). The parameters are gathered once, in the forward pass, and kept until the backward
-pass has used them.
-Why: gradients and optimizer state take one n-th of the memory, and so do weights between steps.
-Cost: in the step itself the whole weights are there; the same bytes as an all-reduce.
-When not: on few devices with memory to spare, where DDP's plain all-reduce overlaps as well.
+Changes: gradients are sharded, too: each process receives the average of its own shard only
+(FSDP2's fully_shard). Parameters are gathered in the forward pass and kept for the backward pass.
+Why: gradients and optimizer state take one n-th of the memory; between steps, weights do, too.
+Cost: within a step every process holds the whole weights. Reduce-scatter and all-gather send as
+many bytes as DDP's all-reduce; gloo sends more, because it has no reduce-scatter.
+When not: if DDP fits in memory; nothing else is gained.
 Source: Rajbhandari et al. 2020, arXiv:1910.02054; Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277.
 """
 

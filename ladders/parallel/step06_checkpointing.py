@@ -1,10 +1,10 @@
 """6. Checkpointing.
 
-Changes: of a block's activations only its input is kept; the backward pass computes the others
-again.
-Why: activations, which no sharding of the model makes smaller, shrink to one tensor a block.
-Cost: every block's forward pass runs twice, up to a third more work in a step. When not: if the
-activations fit.
+Changes: of a block's activations only the input is kept; the backward pass recomputes the rest.
+Why: the sharding of rungs 3 to 5 does not make activations smaller. Checkpointing leaves one tensor
+for each block.
+Cost: every block's forward pass runs twice, up to a third more work in a step.
+When not: if the activations fit in memory.
 Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
 """
 
@@ -37,7 +37,8 @@ def applies(device, recipe: ParallelRecipe) -> str | None:
 
 def in_effect(run: ParallelRun) -> str:
     blocks = run.shape.layers
-    forwards = run.calls.get("aten::scaled_dot_product_attention", 0)
+    fused = run.calls.get("aten::scaled_dot_product_attention", 0)
+    forwards = fused or run.calls.get("aten::_softmax", 0)  # without step 7
     if forwards < 2 * blocks:
         raise NotInEffect(f"{forwards} forward passes through {blocks} blocks")
     return f"{forwards} for {blocks} blocks"

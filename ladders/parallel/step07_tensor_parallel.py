@@ -1,11 +1,13 @@
 """7. Tensor parallel.
 
-Changes: every matrix product is cut: attention by heads, the feed-forward layer by columns and
+Changes: every matrix product is split: attention by heads, the feed-forward layer by columns and
 rows, embedding and output layer by the vocabulary. All processes see the same windows.
-Why: weights, gradients, optimizer state, and most activations shrink to one n-th, and a single
-window trains on n devices.
-Cost: two all-reduces of the activations in each block and direction, and none of them can hide; it
-wants the fastest links there are. When not: between machines.
+Why: weights, optimizer state, and the activations inside these layers shrink to one n-th, and a
+single window trains on n devices.
+Cost: two all-reduces of the activations in each block and direction. The next layer needs the
+result, so its computation cannot overlap with them. What lies between the layers (norms, residuals)
+is whole in every process, and so is the embedding's gradient.
+When not: between machines; it needs the fastest links there are.
 Source: Shoeybi et al. 2019, Megatron-LM, arXiv:1909.08053; torch's DTensor.
 """
 

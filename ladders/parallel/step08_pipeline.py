@@ -1,12 +1,13 @@
 """8. GPipe pipeline.
 
-Changes: each process holds some of the layers; windows pass through as micro-batches, first all
-forward, then all backward.
-Why: weights, gradients, and optimizer state shrink to one n-th, and only activations at the cuts
-are sent, so that it works between machines.
-Cost: processes wait while the pipeline fills and drains, (p - 1) / (m + p - 1) of the time for p
-equal stages and m micro-batches, and all micro-batches' activations are kept. Stages are seldom
-equal: the last one holds the output layer. When not: with few windows.
+Changes: each process holds some of the layers. Windows pass through them in micro-batches, first
+all forward, then all backward.
+Why: each process holds only its own layers' weights, gradients, and optimizer state. Only
+activations and their gradients at the cuts are sent, few enough bytes for links between machines.
+Cost: processes are idle while the pipeline fills and drains, (p - 1) / (m + p - 1) of the time for
+p equal stages and m micro-batches. Stages are seldom equal: the last one holds the output layer.
+The activations of all micro-batches are kept.
+When not: with few micro-batches in a step.
 Source: Huang et al. 2019, GPipe, arXiv:1811.06965; torch.distributed.pipelining.
 """
 

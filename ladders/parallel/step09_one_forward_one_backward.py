@@ -1,12 +1,14 @@
 """9. 1F1B pipeline.
 
-Changes: as soon as a micro-batch has left the pipeline its backward pass begins, and each stage
-alternates: one forward, one backward.
-Why: a stage keeps the activations of at most p micro-batches instead of all m; more and smaller
-micro-batches become possible, and with them a smaller bubble.
-Cost: the bubble is GPipe's for the same m. When not: never for GPipe's sake; interleaved and
-zero-bubble schedules go further.
-Source: Narayanan et al. 2019, PipeDream, doi:10.1145/3341301.3359646, the flushing form of 2021.
+Changes: the backward pass of a micro-batch starts as soon as its forward pass is through the last
+stage. From then on each stage alternates: one forward, one backward.
+Why: a stage keeps the activations of at most p micro-batches (for p stages) instead of all m. The
+memory saved allows more micro-batches, and so a smaller bubble.
+Cost: for the same m the bubble is as large as GPipe's.
+When not: with no more micro-batches than stages, where GPipe keeps no more. Interleaved schedules
+have smaller bubbles.
+Source: Narayanan et al. 2019, PipeDream, doi:10.1145/3341301.3359646; Narayanan et al. 2021,
+arXiv:2006.09503 (PipeDream-Flush: all gradients before one update, as here).
 """
 
 from dataclasses import replace

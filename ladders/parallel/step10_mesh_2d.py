@@ -1,11 +1,12 @@
 """10. 2D mesh.
 
-Changes: the replicas that share out their parameters (rung 5) are pairs of processes, which share
-every product (rung 7).
-Why: tensor parallel stays where links are fast, in a machine, while sharded data parallel reaches
-across machines; neither axis has to be as long as the job is large.
-Cost: two kinds of traffic at once. When not: below the size at which one axis is too long.
-Source: Narayanan et al. 2021, arXiv:2104.04473; torch's init_device_mesh.
+Changes: tensor parallel and sharded data parallel together. Pairs of processes split every product
+(rung 7). Each pair trains on its own windows, and the pairs shard the parameters (rung 5).
+Why: tensor parallel stays within a machine, where links are fast; sharded data parallel reaches
+across machines. With n pairs, 2 or n processes communicate at a time, not all 2 n.
+Cost: both kinds of communication in every step.
+When not: while one kind of parallelism still scales to all your devices.
+Source: docs.pytorch.org/tutorials/intermediate/TP_tutorial.html; torch's init_device_mesh.
 """
 
 from dataclasses import replace

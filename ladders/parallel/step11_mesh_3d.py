@@ -1,10 +1,13 @@
 """11. 3D mesh.
 
-Changes: the two-dimensional mesh twice, one after the other: two pipeline stages (rung 9).
-Why: the largest models are trained so: products within a machine, stages across machines, and
-replicas over all that is left.
-Cost: a third kind of traffic, and the bubble. When not: below hundreds of devices.
-Source: Narayanan et al. 2021, arXiv:2104.04473.
+Changes: the model is cut into two pipeline stages (rung 9), and each stage is a 2D mesh (rung 10).
+Why: each kind of communication gets the links that it needs: tensor parallel within a machine,
+stages between machines, replicas across the rest. The source ran a trillion parameters on 3,072
+GPUs this way (its replicas were not sharded).
+Cost: a third kind of communication, and the pipeline's bubble.
+When not: while one or two kinds of parallelism still scale to all your devices.
+Source: Narayanan et al. 2021, Efficient Large-Scale Language Model Training on GPU Clusters,
+arXiv:2104.04473.
 """
 
 from dataclasses import replace

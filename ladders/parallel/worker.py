@@ -18,11 +18,11 @@ import torch.distributed as dist
 from common.child import die_with_parent, guarded, prober
 from common.compiler import compiled_graphs, forget_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split
-from common.device import PeakMemory, synchronize
-from common.distributed import joined, preflight
+from common.device import PeakMemory, give_back, synchronize
+from common.distributed import BACKENDS, joined, preflight
 from common.equivalence import LIMITS, answers, coarse_weights, judge, made_up_ids
 from common.measure import DATA_SEED, Disturbed, Measurement, Settings, make_clock, time_steps
-from common.profiling import marked, profile_steps
+from common.profiling import marked, profile_or_reason
 from common.recipe import Recipe, Shape
 from ladders.parallel.layout import (
     ParallelRun,
@@ -138,6 +138,7 @@ def measure(
     startup_s = time.perf_counter() - begin
     (first_step_s,), _ = time_steps(step, 1, make_clock(device), wait)
     report("warming up")
+    give_back(device)
     look_into(run, step)
     weigh(run, *first)
     idle = bubble(run, *first) if recipe.pipeline else None
@@ -163,11 +164,12 @@ def measure(
     cpu_s = highest([cpu_s], dist.ReduceOp.SUM)[0]
     reserved, window_s = highest([reserved, window_s])
     trained = [mean_loss(run, loss) for loss in losses]
-    profile = {}
+    profile, profile_failed = {}, ""
     if settings.profile:
         report("profiling")
         batches = marked(batches)
-        profile = profile_steps(step, run, settings.trace if dist.get_rank() == 0 else None)
+        trace = settings.trace if dist.get_rank() == 0 else None
+        profile, profile_failed = profile_or_reason(step, run, trace)
     return Measurement(
         step_s=highest(step_s),
         window_s=window_s,
@@ -183,6 +185,7 @@ def measure(
         in_effect=in_effect,
         startup_s=startup_s,
         profile=profile,
+        profile_failed=profile_failed,
         parallel={
             "processes": recipe.processes,
             "mesh": {axis: getattr(recipe, axis) for axis in ("stages", "data", "tensor")},
@@ -205,8 +208,8 @@ def together() -> None:
 def highest(values, operation=dist.ReduceOp.MAX) -> list[float]:
     """Each value's maximum (or another reduction) over all processes."""
     tensor = torch.tensor([float(value) for value in values], dtype=torch.float64)
-    device = torch.accelerator.current_accelerator() if dist.get_backend() == "nccl" else None
-    tensor = tensor.to(device) if device else tensor
+    if dist.get_backend() in BACKENDS.values():  # they reduce tensors of their devices only
+        tensor = tensor.to(torch.accelerator.current_accelerator())
     if dist.get_world_size() > 1:
         dist.all_reduce(tensor, operation)
     return tensor.tolist()

@@ -1,0 +1,216 @@
+"""Which rung applies on which kind of device, and why not.
+
+`applies` gets the recipe below, so that a refusal carries upwards: each column is climbed once.
+"""
+
+import importlib.util
+import shutil
+import sys
+import sysconfig
+from dataclasses import replace
+
+import pytest
+import torch
+
+from common.device import DeviceFacts
+from common.presets import auto
+from common.recipe import Recipe
+from ladders import parallel
+from ladders.beyond import LADDER as BEYOND
+from ladders.parallel.recipe import ParallelRecipe
+from steps import LADDER as STEPS
+from steps import doctor
+
+
+def nvidia(name: str, *capability: int) -> DeviceFacts:
+    return DeviceFacts(
+        type="cuda",
+        name=name,
+        vendor="nvidia",
+        memory_gib=80.0,
+        native_bf16=capability >= (8, 0),
+        capability=capability,
+    )
+
+
+def other(kind: str, vendor: str, name: str, native_bf16: bool = True) -> DeviceFacts:
+    return DeviceFacts(
+        type=kind, name=name, vendor=vendor, memory_gib=80.0, native_bf16=native_bf16
+    )
+
+
+DEVICES = {
+    "P100": nvidia("Tesla P100-PCIE-16GB", 6, 0),
+    "V100": nvidia("Tesla V100-SXM2-16GB", 7, 0),
+    "T4": nvidia("Tesla T4", 7, 5),
+    "A100": nvidia("NVIDIA A100-SXM4-80GB", 8, 0),
+    "4090": nvidia("NVIDIA GeForce RTX 4090", 8, 9),
+    "H100": nvidia("NVIDIA H100 80GB HBM3", 9, 0),
+    "MI300": other("cuda", "amd", "AMD Instinct MI300X"),
+    "RX57": other("cuda", "amd", "AMD Radeon RX 5700 XT", native_bf16=False),
+    "xpu": other("xpu", "intel", "Intel(R) Data Center GPU Max 1100"),
+    "mps": other("mps", "apple", "Apple M3 GPU"),
+    "cpu": other("cpu", "cpu", "AMD EPYC 9R14"),
+    "old": other("cpu", "cpu", "Intel(R) Xeon(R) Gold 6130", native_bf16=False),
+}
+
+# A dot is yes; a letter says why not: words of the reason, and what it rests on.
+WHY_NOT = {
+    "a": ("capability 8.0", "NVIDIA, A100 whitepaper: TF32 and bfloat16 come with Ampere"),
+    "b": ("TF32 is set here for NVIDIA", "not tried on others: MI300X and Intel's GPUs have it"),
+    "c": ("no bfloat16", "A100 whitepaper; AMD, RDNA3 ISA: WMMA; torch.cpu.get_capabilities"),
+    "d": ("discrete GPU", "torch, pin_memory tutorial; at::xpu has a pinned allocator, mps none"),
+    "e": ("capability 7.0", "torch, _dynamo/device_interface.py: is_triton_capable"),
+    "f": ("prototype", "pytorch/pytorch#150121, of torch.compile on Apple GPUs"),
+    "g": ("8.0 and 16-bit", "torch, sdp_utils.cpp: flash from sm80 on; efficient from sm50 on"),
+    "h": ("16-bit inputs", "torch, sdp_utils.cpp: check_dtypes_low_precision, also on ROCm"),
+    "i": ("run with dropout", "intel/torch-xpu-ops#2232: neither oneDNN's nor SYCL-TLA's kernel"),
+    "j": ("no backward pass", "pytorch/pytorch#179294, of attention on Apple GPUs"),
+    "k": ("no such setting", "torch, CUDA semantics; mallopt(3): CUDA's allocator, and glibc's"),
+    "l": ("(step 7)", "rung 14 adds to step 7"),
+    "m": ("of a CPU", "rungs 15 and 17 are loops for its vector registers"),
+    "n": ("for CPUs that", "rung 16: of the two CPUs measured the Xeon did (LOG.md)"),
+    "o": ("float32 already", "rung 16 adds to step 5"),
+    "p": ("(step 5)", "rungs 17 and 22 add to step 5"),
+    "q": ("0 already", "the preset for CPUs has no dropout"),
+    "r": ("(rung 14)", "rung 19 adds to rung 14"),
+    "s": ("to choose from", "torch, sdp_utils.cpp: CUDA has three, ROCm two (no cuDNN)"),
+    "t": ("holds the tokens", "rung 20"),
+    "u": ("step 8", "rung 21 adds to step 8"),
+    "v": ("CUDA devices only", "CUDA graphs; on a CPU no mode was faster: LOG.md"),
+    "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
+    "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
+}
+
+# Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
+# left to the probes: ROCm's attention runs where AOTriton knows the architecture, on some only with
+# TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 (sdp_utils.cpp); Intel's on Max and Arc B (the same file
+# under xpu). A T4 lacks the 68 multiprocessors that max-autotune wants (is_big_gpu in inductor's
+# utils.py), so that CUDA graphs are what rung 21 may gain there.
+TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Causal mask on the fly   .     .    .    .     .     .     .      .    .    .    .    .
+ 2 TF32                     a     a    a    .     .     .     b      b    b    b    b    b
+ 3 Fused AdamW              .     .    .    .     .     .     .      .    .    .    .    .
+ 4 Pinned memory            .     .    .    .     .     .     .      .    .    d    d    d
+ 5 bfloat16                 c     c    c    .     .     .     .      c    .    .    .    c
+ 6 Native LayerNorm, GELU   .     .    .    .     .     .     .      .    .    .    .    .
+ 7 FlashAttention           g     g    g    .     .     .     .      h    i    j    .    .
+ 8 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
+ 9 Vocabulary padding       .     .    .    .     .     .     .      .    .    .    .    .
+10 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .
+11 Loss in graph            e     .    .    .     .     .     .      .    .    f    .    .
+12 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
+13 Chunked head and loss    .     .    .    .     .     .     .      .    .    .    .    .
+14 Fused QKV                l     l    l    .     .     .     .      l    l    l    .    .
+15 Narrow heads             m     m    m    m     m     m     m      m    m    m    .    .
+16 Product format           n     n    n    n     n     n     n      n    n    n    .    o
+17 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
+18 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
+19 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
+20 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
+21 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
+22 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
+23 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
+"""
+COLUMNS, *ROWS = TABLE.strip().splitlines()
+CELLS = {
+    name: {int(row.split()[0]): row.split()[-len(DEVICES) :][place] for row in ROWS}
+    for place, name in enumerate(COLUMNS.split())
+}
+
+
+@pytest.fixture(autouse=True)
+def all_compilers(monkeypatch, tmp_path):
+    """A Linux machine with whatever torch.compile needs, wherever this test runs."""
+    (tmp_path / "Python.h").touch()
+    find = importlib.util.find_spec
+
+    def with_triton(name, *package):
+        return True if name == "triton" else find(name, *package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", with_triton)
+    monkeypatch.setattr(shutil, "which", lambda name, *_: f"/usr/bin/{name}")
+    monkeypatch.setattr(sysconfig, "get_path", lambda name, *_: str(tmp_path))
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def climbed(device: DeviceFacts) -> dict[int, str | None]:
+    """Each rung's answer on top of those below it that apply, at the preset for the device."""
+    recipe, answers = auto(device)[1], {}
+    for number in range(1, BEYOND.top + 1):
+        rung = BEYOND.rung(number)
+        answers[number] = rung.applies(device, recipe)
+        if answers[number] is None and number != 10:  # rung 11 leaves it out: its BASE is 9
+            recipe = rung.apply(recipe)
+    return answers
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_the_table_holds(name):
+    answers = climbed(DEVICES[name])
+    assert answers.keys() == CELLS[name].keys()
+    for number, cell in CELLS[name].items():
+        if cell == ".":
+            assert answers[number] is None, number
+        else:
+            assert WHY_NOT[cell][0] in str(answers[number]), number
+
+
+def test_the_table_is_whole():
+    assert CELLS.keys() == DEVICES.keys()
+    used = {cell for column in CELLS.values() for cell in column.values()}
+    assert used == {".", *WHY_NOT}
+
+
+@pytest.mark.parametrize(
+    ("name", "recipe", "words"),
+    [
+        ("T4", Recipe(dtype=torch.float16), "needs compute capability 8.0"),
+        ("A100", Recipe(), "16-bit"),
+        ("xpu", Recipe(dropout=0.0), "16-bit"),
+        ("xpu", Recipe(dropout=0.0, dtype=torch.bfloat16), None),
+        ("mps", Recipe(dropout=0.0, dtype=torch.bfloat16), "no backward pass"),
+        ("cpu", Recipe(), "dropout (0.1)"),
+        ("cpu", Recipe(dropout=0.0), None),
+    ],
+)
+def test_flash_attention_asks_for_device_format_and_dropout(name, recipe, words):
+    reason = STEPS.rung(7).applies(DEVICES[name], recipe)
+    assert reason is None if words is None else words in reason
+
+
+def test_no_reason_says_that_a_card_lacks_what_it_has():
+    """MI300X has FP8 matrix units, Turing and Ampere have INT8 ones."""
+    for name in ("T4", "A100", "MI300"):
+        reason = BEYOND.rung(22).applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
+        assert "implemented only for" in reason
+        assert f"{DEVICES[name].name} has no" not in reason
+
+
+@pytest.mark.parametrize(
+    ("name", "backends"),
+    [
+        ("T4", "efficient"),
+        ("H100", "flash, cudnn, efficient"),
+        ("MI300", "flash, efficient"),
+        ("xpu", "flash (16 bits, without dropout)"),
+        ("mps", "unfused in training"),
+        ("cpu", "flash (without dropout)"),
+    ],
+)
+def test_doctor_names_the_kernels_that_can_train(name, backends):
+    assert doctor.attention_backends(DEVICES[name]) == backends
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_parallel_rungs_ask_for_processes_and_not_for_a_kind_of_device(name):
+    foot = parallel.foot(auto(DEVICES[name])[1], DEVICES[name])
+    for devices, refused in ((1, {10, 11}), (2, {10, 11}), (4, {11}), (8, set())):
+        recipe = ParallelRecipe.of(replace(foot, devices=devices))
+        rungs = range(1, parallel.LADDER.top + 1)
+        assert refused == {
+            n for n in rungs if parallel.LADDER.rung(n).applies(DEVICES[name], recipe)
+        }

@@ -1,0 +1,176 @@
+"""A rung's docstring is its lesson: its form, and the figures in it that can be computed."""
+
+import math
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from common.build import build, padded_vocab_size
+from common.model import GELU, LayerNorm, StoredMask
+from common.recipe import Recipe, Shape
+from ladders.beyond import LADDER as BEYOND
+from ladders.beyond import OWN
+from ladders.beyond import step15_narrow_heads as narrow_heads
+from ladders.beyond.step22_float8 import E4M3, E5M2
+from ladders.parallel import LADDER as PARALLEL
+from steps import LADDER as STEPS
+from steps import ON_ALL_DEVICES
+
+LADDERS = (STEPS, ON_ALL_DEVICES, BEYOND, PARALLEL)
+RUNGS = {rung.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
+PARTS = ("Changes", r"Why(?: faster)?", "Cost", "When not", "Source")
+GPT2, RECIPE = Shape(), Recipe()
+
+
+@pytest.mark.parametrize("name", RUNGS)
+def test_a_lesson_has_all_its_parts_in_order(name):
+    lesson = RUNGS[name].__doc__
+    title, blank, *lines = lesson.splitlines()
+    assert re.fullmatch(r"\d+\. \S.*\.", title)
+    assert blank == ""
+    parts = PARTS + ("Expected",) * (RUNGS[name] in OWN)
+    starts = [re.findall(rf"(?m)^{part}: (?=\S)", lesson) for part in parts]
+    assert [len(found) for found in starts] == [1] * len(parts), parts
+    places = [lesson.index(f"\n{found[0]}") for found in starts]
+    assert places == sorted(places)
+    assert max(map(len, (title, *lines))) <= 100
+    assert len(lines) <= 16, "a lesson is short"
+
+
+def mantissa_bits(dtype: torch.dtype) -> int:
+    """Stored ones: the implicit first bit is not counted."""
+    return -round(math.log2(torch.finfo(dtype).eps))
+
+
+def causal_mask():
+    stored = GPT2.layers * StoredMask(GPT2.context).future.nbytes
+    return f"{stored / 2**20:g} MiB in all for GPT-2 at context {GPT2.context}"
+
+
+def tf32():
+    return f"10 bits of mantissa, not {mantissa_bits(torch.float32)}"
+
+
+def pinned_memory():
+    ids = torch.empty(RECIPE.batch_size, GPT2.context, dtype=torch.long)
+    return f"Token ids are {ids.nbytes / 2**10:g} KiB a batch"
+
+
+def bfloat16():
+    """Half a spacing is lost; a weight is less than 2^(bits + 1) spacings of its numbers."""
+    bits = mantissa_bits(torch.bfloat16)
+    lost = 2 ** (bits + 2)
+    weights = torch.arange(2**bits, 2 ** (bits + 1)).bfloat16()  # all of a power of 2
+    assert torch.equal((weights.double() * (1 + 0.999 / lost)).bfloat16(), weights)
+    assert not torch.equal((weights.double() * (1 + 1.01 / lost)).bfloat16(), weights)
+    return f"{bits} bits of mantissa. An update of less than 1/{lost} of its weight"
+
+
+class Passes(TorchFunctionMode):
+    """Counts the operations that read a tensor of the given size."""
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.elements, self.count = elements, 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        named = getattr(func, "__name__", "") not in ("__get__", "dim", "size")
+        whole = any(isinstance(x, torch.Tensor) and x.numel() == self.elements for x in args)
+        self.count += named and whole
+        return func(*args, **kwargs or {})
+
+
+def native_layers():
+    x = torch.randn(64, 32)
+    counts = []
+    for layer in (LayerNorm(32), GELU()):
+        with Passes(x.numel()) as passes:
+            layer(x)
+        counts.append({6: "six", 8: "eight"}[passes.count])
+    x = x.bfloat16()
+    for own, native in (
+        (LayerNorm(32).bfloat16(), lambda x: F.layer_norm(x, (32,))),
+        (GELU(), lambda x: F.gelu(x, approximate="tanh")),
+    ):
+        exact = native(x.double())
+        assert (native(x) - exact).norm() < 0.9 * (own(x) - exact).norm()  # "more accurate, too"
+    return "LayerNorm passes over the tensor {} times, GELU {} times".format(*counts)
+
+
+def vocab_padding():
+    """At the initialisation, whose logits have one distribution at any width and depth."""
+    recipe = replace(RECIPE, vocab_multiple=64, dropout=0.0)
+    run = build(recipe, replace(GPT2, layers=0, emb_dim=64, context=64), torch.device("cpu"))
+    ids = torch.randint(GPT2.vocab_size, (4, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = run.model(ids).flatten(0, 1).double()
+    gap = logits.logsumexp(-1) - logits[:, : GPT2.vocab_size].logsumexp(-1)
+    rows, ids = padded_vocab_size(recipe, GPT2), GPT2.vocab_size
+    return (
+        f"get {rows:,} rows, a multiple of 64, where the tokenizer has {ids:,} ids",
+        f"{rows - ids} columns more",
+        f"ln({rows}/{ids}) = {math.log(rows / ids):.4f} nats too high",
+        f"at this initialisation it is {gap.mean().item():.4f}",
+    )
+
+
+def chunked_head():
+    row = torch.empty(padded_vocab_size(replace(RECIPE, vocab_multiple=64), GPT2))
+    return f"float32 logits take {round(row.nbytes, -4) // 1000} KB per token"
+
+
+def narrow_heads_work():
+    """Multiply-adds per score and column; a fused kernel has 2 products forward, 5 backward."""
+    columns, tokens, count = 8, 16, 0
+
+    def counted(function):
+        def counting(left, right, *rest):
+            nonlocal count
+            count += min(right.shape[1], columns)  # the column of ones only sums the weights up
+            return function(left, right, *rest)
+
+        return counting
+
+    whole, row = torch.rand(1, columns, tokens), torch.rand(1, tokens)
+    value_and_one, at = torch.rand(1, columns + 1, tokens), torch.arange(tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("products", "weighted"):
+            patch.setattr(narrow_heads, name, counted(getattr(narrow_heads, name)))
+        narrow_heads.attended(whole, whole, value_and_one, at, at, True)
+        narrow_heads.query_gradient(whole, whole, whole, whole, row, row, at, at)
+        narrow_heads.key_value_gradients(whole, whole, whole, whole, row, row, at, at)
+    return (
+        f"{count // columns} D multiply-adds per score",
+        f"Up to {narrow_heads.WIDEST} columns",
+    )
+
+
+def float8():
+    e4m3, e5m2 = mantissa_bits(E4M3), mantissa_bits(E5M2)
+    assert torch.finfo(E5M2).max > torch.finfo(E4M3).max
+    return f"e4m3 ({e4m3} bits of mantissa)", f"e5m2 ({e5m2} bits, more range)"
+
+
+FIGURES = {
+    "steps.step01_causal_mask": causal_mask,
+    "steps.step02_tf32": tf32,
+    "steps.step04_pinned_memory": pinned_memory,
+    "steps.step05_bfloat16": bfloat16,
+    "steps.step06_native_layers": native_layers,
+    "steps.step09_vocab_padding": vocab_padding,
+    "ladders.beyond.step13_chunked_head": chunked_head,
+    "ladders.beyond.step15_narrow_heads": narrow_heads_work,
+    "ladders.beyond.step22_float8": float8,
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_what_the_code_gives(name):
+    figures = FIGURES[name]()
+    lesson = " ".join(RUNGS[name].__doc__.split())
+    for figure in (figures,) if isinstance(figures, str) else figures:
+        assert figure in lesson
