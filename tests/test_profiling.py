@@ -196,6 +196,51 @@ def test_on_a_gpu_kernels_count_and_idle_time_is_a_wait_or_a_gap():
     assert found["top"][0] == {"name": "sgemm_128x64", "part": PRODUCTS, "s": 150e-6, "calls": 0.5}
 
 
+def test_torch_211_links_kernels_by_their_launches_alone():
+    """Its events have no linked_correlation_id."""
+    mm = event("aten::mm", 10, 20, id=1)
+    events = [
+        event(WINDOW, 0, 1000),
+        mm,
+        event("cuLaunchKernelEx", 12, 13, id=71, cpu_parent=mm),
+        event("a_name_that_tells_nothing", 100, 400, DeviceType.CUDA, id=71),
+    ]
+    for one in events:
+        del one.linked_correlation_id
+    assert STEPS * 1e6 * summary(events, "cuda")["parts"][PRODUCTS] == pytest.approx(300)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "part"),
+    [
+        ("nvjet_sm90_tst_192x128_64x5_1x2_h_bz_coopB_NNT", PRODUCTS),
+        ("void cutlass::Kernel2<cutlass_80_tensorop_bf16_s16816gemm_relu_bf16_256x128>", PRODUCTS),
+        ("void pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel<...>", ATTENTION),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_6", ATTENTION),
+        ("void at::native::(anonymous namespace)::multi_tensor_apply_kernel<...>", OPTIMIZER),
+        ("void (anonymous namespace)::softmax_warp_forward<...>", LOSS),
+        ("Memcpy DtoD (Device -> Device)", COPIES),
+        ("void at::native::vectorized_elementwise_kernel<4, ...>", ELEMENTWISE),
+    ],
+)
+def test_a_kernel_of_a_cuda_graph_is_known_by_its_name(kernel, part):
+    """The graph's launch, which is no operator, is the launcher of all its kernels."""
+    graph = event("ladder_step", 0, 9)
+    assert part_of_kernel(kernel, graph) == part_of_kernel(kernel, None) == part
+
+
+def test_a_profile_that_fails_costs_no_measurement(monkeypatch):
+    def broken(*_):
+        raise AttributeError("no such thing in this torch")
+
+    monkeypatch.setattr("common.profiling.summary", broken)
+    settings = Settings(shape=SHAPE, device="cpu", steps=2, profile=True)
+    found = measure(baseline("tiny"), settings)
+    assert len(found.step_s) == 2
+    assert found.profile == {}
+    assert found.profile_failed == "no profile: AttributeError: no such thing in this torch"
+
+
 def test_a_kernel_is_named_by_the_compiler_or_by_its_launcher():
     optimizer = event("Optimizer.step#AdamW.step", 0, 9)
     launcher = event("aten::_foreach_mul_", 0, 9, cpu_parent=optimizer)

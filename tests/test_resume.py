@@ -46,11 +46,14 @@ WHOLE = {
 }
 
 
+def at_once(job, timeout, *more) -> process.Outcome:
+    """A child that answers at once."""
+    return process.run_job(job, timeout, *more, command=STUB)
+
+
 def climb(folder: Path, resume: bool) -> None:
     """One run of the ladder with children that answer at once."""
-    runner.run_job = lambda job, timeout, report, watch: process.run_job(
-        job, timeout, report, watch, command=STUB
-    )
+    runner.run_job = at_once
     with sole_writer(folder), Display(len(WHOLE)) as display:
         display.console.quiet = True
         one = Climb(PLAN, Records(folder / "records.jsonl"), display)
@@ -118,8 +121,14 @@ def test_the_command_resumes_a_killed_ladder(tmp_path, capsys):
     assert "0 of 1 measurements are kept" in capsys.readouterr().out
 
 
-def test_nothing_to_resume_is_a_sentence(tmp_path, refusal):
-    assert "--resume" in refusal(main, ["--preset", "tiny", "--resume", "--out", str(tmp_path)])
+def test_a_first_run_may_be_told_to_resume(tmp_path, monkeypatch, capsys):
+    """A job that a scheduler starts again has one command for both."""
+    monkeypatch.setattr(runner, "run_job", at_once)
+    command = ["--preset", "tiny", "--device", "cpu", "--only", "0", "--rounds", "1", "--resume"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert f"nothing to resume in {tmp_path}: starting afresh" in capsys.readouterr().out
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert "1 of 1 measurements are kept" in capsys.readouterr().out
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
@@ -176,9 +185,6 @@ def test_a_disturbed_window_is_measured_once_more(
 
 def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch):
     """All the way from the runner to table and plot, with children that answer at once."""
-
-    def at_once(job, timeout, *more):
-        return process.run_job(job, timeout, *more, command=STUB)
 
     monkeypatch.setattr(runner, "run_job", at_once)
     monkeypatch.setattr(largest_batch, "run_job", at_once)

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from common import process, runner
+from common import largest_batch, process, runner
 from common.device import describe
 from common.display import Display
 from common.errors import UserError
@@ -20,6 +20,7 @@ from common.presets import PRESETS, baseline
 from common.records import Records
 from common.runner import Climb
 from common.table import to_frame
+from steps import LADDER
 from steps.run import write_results
 from tests import faulty
 from tests.conftest import PROJECT, fake_record, last_json, run
@@ -70,6 +71,30 @@ def test_every_fault_costs_its_own_row(faulty_climb):
 
 def test_what_did_not_work_is_not_carried_up(faulty_climb):
     assert faulty_climb[0][-1]["applied"] == [8]
+
+
+def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
+    """A compiler that broke at batch 4 says nothing about memory."""
+    broken = process.Outcome(status="failed", reason="RuntimeError: the compiler broke", wall_s=1.0)
+    monkeypatch.setattr(largest_batch, "run_job", lambda job, timeout: broken)
+    monkeypatch.setattr(runner, "run_job", lambda job, *more: broken)
+    store = Records(tmp_path / "records.jsonl")
+    plan = Plan(
+        ladder=LADDER,
+        baseline=baseline("tiny"),
+        device=describe("cpu"),
+        settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
+        numbers=(10,),
+        preset="tiny",
+        timeout=60.0,
+        search_s=1.0,
+    )
+    with Display(1) as display:
+        Climb(plan, store, display).run()
+    (record,) = store.read()
+    assert record["status"] == "failed"
+    assert record["reason"].startswith("the search failed at batch 4: RuntimeError: the compiler")
+    write_results(store.read(), tmp_path)
 
 
 def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):

@@ -28,7 +28,8 @@ class ResidentLoader:
     """Gives what torch's DataLoader gives for common.data.Windows, on the device."""
 
     def __init__(self, windows, batch_size: int, sampler, drop_last: bool, pin_memory: bool):
-        self.device = torch.accelerator.current_accelerator() or torch.device("cpu")
+        self.device = torch.accelerator.current_accelerator(check_available=True)
+        self.device = self.device or torch.device("cpu")
         self.tokens = torch.from_numpy(windows.tokens.astype(np.int32)).to(self.device)
         self.window = torch.arange(windows.context + 1, device=self.device)
         self.context, self.batch_size, self.drop_last = windows.context, batch_size, drop_last
