@@ -24,7 +24,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 
 def applies(device, recipe: Recipe) -> str | None:
     if device.vendor != "nvidia":
-        return f"TF32 is set here for NVIDIA's tensor cores only; this is {device.name}"
+        return f"TF32 is tried on NVIDIA's GPUs only; this is {device.name}"
     if device.capability < (8, 0):
         return f"TF32 needs compute capability 8.0; {device.name} has {device.capability_text}"
     return None

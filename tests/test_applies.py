@@ -57,7 +57,7 @@ DEVICES = {
 # A dot is yes; a letter says why not: words of the reason, and what it rests on.
 WHY_NOT = {
     "a": ("capability 8.0", "NVIDIA, A100 whitepaper: TF32 and bfloat16 come with Ampere"),
-    "b": ("TF32 is set here for NVIDIA", "not tried on others: MI300X and Intel's GPUs have it"),
+    "b": ("TF32 is tried on NVIDIA", "not tried on others: MI300X and Intel's GPUs have it"),
     "c": ("no bfloat16", "A100 whitepaper; AMD, RDNA3 ISA: WMMA; torch.cpu.get_capabilities"),
     "d": ("discrete GPU", "torch, pin_memory tutorial; at::xpu has a pinned allocator, mps none"),
     "e": ("capability 7.0", "torch, _dynamo/device_interface.py: is_triton_capable"),

@@ -188,6 +188,6 @@ def test_doctor_is_one_screen(tmp_path):
     assert len(lines) <= 40
     for number in range(LADDER.top + 1):
         assert any(line.startswith(f"{number:>2}  {LADDER.title(number)}") for line in lines)
-    assert "no: TF32 is set here for NVIDIA's tensor cores only" in done.stdout
+    assert "no: TF32 is tried on NVIDIA's GPUs only" in done.stdout
     assert "no C++ compiler: /no/such/compiler not found" in done.stdout
     assert "the ladder at most" in lines[-1]
