@@ -40,6 +40,7 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
     speed.set_yticks(places, [_name(row) for row in rows])
     speed.invert_yaxis()
     speed.set_xlim(0, 1.35 * best)
+    speed.xaxis.set_major_formatter("{x:,.0f}")
     below = "the rung below" if _is_stair(frame) else "what the rung adds to"
     speed.set_xlabel(f"tokens per second, 95 % interval (gain over {below}; ~: not measurable)")
     memory.set_xlabel(f"{memory_label(records[0])}, GiB")

@@ -42,7 +42,8 @@ def spread(row: dict) -> str:
     if pd.isna(row["tok_per_s_low"]):
         return ""
     half = (row["tok_per_s_high"] - row["tok_per_s_low"]) / 2
-    return f"±{100 * half / row['tok_per_s']:.0f}%"
+    share = 100 * half / row["tok_per_s"]
+    return f"±{share:.0f}%" if share >= 1 else f"±{share:.1f}%"
 
 
 def to_text(frame: pd.DataFrame) -> str:

@@ -6,7 +6,8 @@ are multiples of 8 in 16 bits, on an A100 of 64; at an odd width slower kernels 
 Cost: 47 columns more in the softmax. Their logits start at 0: if all logits were 0 the training
 loss would be ln(50304/50257) = 0.0009 nats too high; at this initialisation it is 0.0008. Training
 drives them down. Sampling must never return their ids.
-When not: without tensor cores. On the CPU measured there was no measurable gain.
+When not: without tensor cores. Above torch.compile less is left to gain, as the compiler pads this
+product by itself (x1.08 on an H200, LOG.md). On the CPU measured nothing was measurable.
 Source: docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication
 """
 
