@@ -1,12 +1,21 @@
 """What every ladder shares: model, data, clock, runner, records, plot. Never imports steps."""
 
-import torch
+import importlib.util
 
 from common.errors import UserError, exit_on_user_error
 
 OLDEST_TORCH = (2, 11)
+PACKAGES = ("torch", "numpy", "tiktoken", "pandas", "matplotlib", "rich", "psutil")
 
 with exit_on_user_error():
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise UserError(
+            f"not installed: {', '.join(missing)}; pip install -r requirements.txt (without a "
+            "network: bring the wheels)"
+        )
+
+    import torch
+
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
             f"torch {torch.__version__} is too old; 2.11 or newer is needed: "

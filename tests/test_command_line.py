@@ -66,6 +66,20 @@ def test_the_process_ends_with_the_sentence_and_status_2(tmp_path, options):
     assert not list(tmp_path.iterdir())
 
 
+def test_packages_that_are_missing_are_named():
+    hidden = (
+        "import importlib.util as u, runpy, sys\n"
+        "find = u.find_spec\n"
+        "hidden = {'rich', 'psutil'}\n"
+        "u.find_spec = lambda name, *more: None if name in hidden else find(name, *more)\n"
+        "runpy.run_module('steps.campaign', run_name='__main__')\n"
+    )
+    done = run("-c", hidden)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: not installed: rich, psutil; pip install -r requirements")
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_a_torch_that_is_too_old_is_named(tmp_path):
     package = tmp_path / "torch"
     package.mkdir()

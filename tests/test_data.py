@@ -137,6 +137,15 @@ def test_endless_batches_are_whole_and_the_same_every_time():
     assert sorted(seen[:7]) == sorted(seen[7:14]) == [0, 10, 20, 30, 40, 50, 60]
 
 
+def test_a_batch_may_be_larger_than_the_text():
+    """The largest batch is a question to memory, not to the text: windows are served again."""
+    windows = Windows(np.arange(71, dtype=np.uint16), 10)  # 7 windows
+    loader = iter(make_loader(windows, Recipe(batch_size=20), Endless(windows, 1)))
+    for batch in (next(loader)[0], next(loader)[0]):
+        assert len(batch) == 20
+        assert {*batch[:, 0].tolist()} == {0, 10, 20, 30, 40, 50, 60}
+
+
 def test_sampling_never_returns_a_padding_id():
     logits = torch.zeros(2, 3, 50_304)
     logits[..., 50_257:] = 100.0

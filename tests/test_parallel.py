@@ -8,6 +8,7 @@ from dataclasses import fields
 
 import psutil
 import pytest
+import torch
 
 from common.device import describe
 from common.ladder import DoesNotApply
@@ -15,7 +16,7 @@ from common.presets import baseline
 from common.profiling import NETWORK
 from common.recipe import Recipe, Shape
 from common.records import Records
-from ladders.parallel import LADDER
+from ladders.parallel import LADDER, worker
 from ladders.parallel.layout import refuse
 from ladders.parallel.pipeline_clock import predicted_bubble
 from ladders.parallel.recipe import ParallelRecipe
@@ -271,3 +272,14 @@ def test_branches_show_what_adds_to_what():
         "   └─ 2 b",
         "└─ 3 c",
     ]
+
+
+@pytest.mark.parametrize(("backend", "moves"), [("nccl", True), ("xccl", True), ("gloo", False)])
+def test_a_devices_backend_reduces_tensors_of_the_device(monkeypatch, backend, moves):
+    asked = []
+    monkeypatch.setattr(worker.dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(worker.dist, "get_world_size", lambda: 1)
+    device = lambda: asked.append(backend) or torch.device("cpu")  # noqa: E731
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", device)
+    assert worker.highest([1.0, 2.0]) == [1.0, 2.0]
+    assert bool(asked) == moves
