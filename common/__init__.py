@@ -1,6 +1,7 @@
 """What every ladder shares: model, data, clock, runner, records, plot. Never imports steps."""
 
 import importlib.util
+from importlib.metadata import version
 
 from common.errors import UserError, exit_on_user_error
 
@@ -13,11 +14,8 @@ with exit_on_user_error():
             f"not installed: {', '.join(missing)}; pip install -r requirements.txt (without a "
             "network: bring the wheels)"
         )
-
-    import torch
-
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < OLDEST_TORCH:
+    torch = version("torch")  # its number, without the seconds that importing it takes
+    if tuple(int(part) for part in torch.split(".")[:2]) < OLDEST_TORCH:
         raise UserError(
-            f"torch {torch.__version__} is too old; 2.11 or newer is needed: "
-            "pip install -r requirements.txt"
+            f"torch {torch} is too old; 2.11 or newer is needed: pip install -r requirements.txt"
         )

@@ -6,13 +6,15 @@ from statistics import median
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from common.show import progress_line
+from common.engine.metric import Workload
+from common.report.tables import progress_line
 
 
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, total: int, rounds: int = 1) -> None:
+    def __init__(self, total: int, rounds: int = 1, workload: Workload | None = None) -> None:
+        self.workload = workload  # what a finished line shows; None: only that it is finished
         self.console = Console(highlight=False, soft_wrap=True)
         self.left, self.rounds, self.seconds = total, rounds, []
         self.turn, self.begun, self.title = 0, 0.0, ""
@@ -60,7 +62,7 @@ class Display:
         if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
             self.seconds.append(took)
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
-        self.say(progress_line(record) + of_series)
+        self.say(progress_line(record, self.workload) + of_series)
         if not self.console.is_terminal and self.finished % 4 == 0 and self.time_left():
             self.say(f"   {self.time_left()}")
 

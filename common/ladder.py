@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
+from common.engine.metric import Workload
 from common.recipe import Numerics, Recipe
 
 
@@ -28,7 +29,8 @@ class Ladder:
     attribute: str = "LADDER"  # its own name in that package
     foot: Callable[[Recipe, object], Recipe] = lambda recipe, device: recipe  # a preset's, changed
     numbers: tuple[int, ...] | None = None  # the rungs to measure unless asked; None: all
-    report: str = ""  # a module that writes what only this ladder shows
+    workload: Workload | None = None  # what its figures are
+    published: Callable[[], dict[str, dict[int, str]]] = dict  # gains from elsewhere, by title
     note: str = ""  # what its figures are not
 
     @property

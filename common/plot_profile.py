@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from common.plot import BLUE, GREEN, ORANGE, finish, plt
 from common.profile_report import figure as digits
 from common.profiling import (
     ATTENTION,
@@ -18,6 +17,8 @@ from common.profiling import (
     PRODUCTS,
     WAIT,
 )
+from common.report.plot import BLUE, GREEN, ORANGE, finish, plt
+from common.train_metrics import describe
 
 # the rest of Okabe and Ito's palette, and a light grey for where nothing computes
 COLOURS = {
@@ -64,4 +65,4 @@ def plot_profile(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
             (0, 0), 1, 1, **ROOFLINE
         )
     axes.legend(keys.values(), keys.keys(), frameon=False, fontsize=8, loc="lower right")
-    finish(figure, [axes], records, path)
+    finish(figure, [axes], describe(records), path)

@@ -16,8 +16,9 @@ from common.profiling import (
     PRODUCTS,
     WAIT,
 )
+from common.report.tables import cell, markdown_table
 from common.roofline import least_seconds
-from common.show import cell, describe_run, markdown_table
+from common.train_metrics import describe
 
 SHORT = {  # the parts' heads in 80 columns
     PRODUCTS: "matmul",
@@ -122,7 +123,7 @@ def profile_markdown(frame: pd.DataFrame, records: list[dict]) -> str:
         for row in rows
     ]
     blocks = [
-        f"# Where the time goes\n\n{describe_run(records)}",
+        f"# Where the time goes\n\n{describe(records)}",
         EXPLAINED.format(steps=rows[0]["steps"]),
         markdown_table(head, parts),
         f"## What the hardware explains\n\n{ROOF}",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.machine import PROJECT
 from common.records import Records
-from common.show import to_brief_markdown
+from common.report.tables import to_brief_markdown
+from ladders import of_records
 
 READMES = ("README.md", "README.ja.md")
 BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
@@ -16,7 +17,9 @@ def with_tables(text: str) -> str:
 
     def table(match: re.Match) -> str:
         records = Records(PROJECT / match[2] / "records.jsonl").read()
-        return f"{match[1]}\n{to_brief_markdown(records)}\n{match[3]}"
+        ladder = of_records(records)
+        made = to_brief_markdown(records, ladder.workload, ladder.published())
+        return f"{match[1]}\n{made}\n{match[3]}"
 
     return BLOCK.sub(table, text)
 

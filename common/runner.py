@@ -17,7 +17,7 @@ from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
-from common.table import tok_per_s
+from common.train_metrics import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
 
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again

@@ -229,6 +229,6 @@ class Trainer:
         self.say(f"Reserved memory: {reserved:.4f} GB{notes[1]}")
         if self.options.save:
             weights.save(self.run, self.options.save)
-        from common.plot import plot_loss  # matplotlib takes a second to import
+        from common.plot_losses import plot_loss  # matplotlib takes a second to import
 
         plot_loss(self.history, Path(sys.argv[0]).name, self.options.plot)

@@ -1,1 +1,27 @@
-"""The same idea on other ground: one folder per ladder."""
+"""The ladders by name. A ladder's package is imported when it is asked for."""
+
+import pkgutil
+
+from common.engine.metric import Workload
+from common.errors import UserError
+from common.ladder import Ladder
+
+LADDERS = {"steps": "steps", "parallel": "ladders.parallel", "beyond": "ladders.beyond"}
+
+
+def load(name: str) -> Ladder:
+    """The ladder that --ladder names."""
+    return pkgutil.resolve_name(f"{LADDERS[name]}:LADDER")
+
+
+def of_records(records: list[dict]) -> Ladder:
+    """The ladder that made them. Raises UserError for one that is not of this project."""
+    package = records[0]["ladder"]
+    name = next((name for name, one in LADDERS.items() if one == package), None)
+    if name is None:
+        raise UserError(f"records of the ladder {package}; known: {', '.join(LADDERS.values())}")
+    return load(name)
+
+
+def workload_of(package: str) -> Workload:
+    return of_records([{"ladder": package}]).workload

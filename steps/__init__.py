@@ -1,6 +1,10 @@
 """The ladder: from a plain GPT-2 training step to one with ten optimizations."""
 
+from dataclasses import replace
+
 from common.ladder import Ladder
+from common.published import published_gains
+from common.train_metrics import TRAINING
 from steps import (
     on_all_devices,
     step01_causal_mask,
@@ -17,6 +21,8 @@ from steps import (
 
 LADDER = Ladder(
     name="steps",
+    workload=TRAINING,
+    published=published_gains,
     rungs=(
         step01_causal_mask,
         step02_tf32,
@@ -32,6 +38,4 @@ LADDER = Ladder(
 )
 
 # where there are several devices the ladder ends with all of them
-ON_ALL_DEVICES = Ladder(
-    name="steps", attribute="ON_ALL_DEVICES", rungs=(*LADDER.rungs, on_all_devices)
-)
+ON_ALL_DEVICES = replace(LADDER, attribute="ON_ALL_DEVICES", rungs=(*LADDER.rungs, on_all_devices))

@@ -6,10 +6,11 @@ the two runs allows, 2 if they cannot be compared.
 
 import sys
 
-from common.comparison import compare, differences, read_run
+from common.engine.stats import UNJUDGED
 from common.errors import UserError, exit_on_user_error
 from common.options import Parser
-from common.stats import SLOWER, UNJUDGED
+from common.report.comparison import compare, differences, read_run, same_ladder
+from ladders import workload_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run", nargs="?", default="results", metavar="RUN", help="default: results")
     options = parser.parse_args(arguments)
     baseline, run = read_run(options.against), read_run(options.run)
-    frame = compare(baseline, run)
+    workload = workload_of(same_ladder(baseline, run))
+    frame, headline = compare(baseline, run, workload), workload.headline
     if (frame["verdict"] == UNJUDGED).all():
         raise UserError("neither run has two rounds, so noise is unknown: --rounds 2 or more")
     for fact, one, other in differences(baseline, run):
@@ -26,11 +28,12 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'':>2} {'rung':<25}{'target':>9}{'actual':>9}{'%':>6}")
     for row in frame.to_dict("records"):
         print(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
-            f"{row['tok_per_s_b']:>9,.0f}{100 * row['ratio']:>6.0f}  {row['verdict']}"
+            f"{row['rung']:>2} {row['name']:<25}{headline.text(row['a']):>9}"
+            f"{headline.text(row['b']):>9}{100 * row['ratio']:>6.0f}  {row['verdict']}"
         )
-    slower = frame[frame["verdict"] == SLOWER]
-    print(f"{len(slower)} of {len(frame)} rungs are slower than noise allows")
+    _, worse = headline.words
+    slower = frame[frame["verdict"] == worse]
+    print(f"{len(slower)} of {len(frame)} rungs are {worse} than noise allows")
     return 1 if len(slower) else 0
 
 

@@ -6,10 +6,11 @@ differ, then the ratio B / A of every rung with its 95 % interval.
 
 import sys
 
-from common.comparison import compare, differences, read_run
 from common.errors import exit_on_user_error
 from common.options import Parser
-from common.show import LEGEND, cell
+from common.report.comparison import compare, differences, read_run, same_ladder
+from common.report.tables import LEGEND, cell
+from ladders import workload_of
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -18,17 +19,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("b", metavar="B", help="records of the second run, or their folder")
     options = parser.parse_args(arguments)
     a, b = read_run(options.a), read_run(options.b)
-    frame = compare(a, b)
+    workload = workload_of(same_ladder(a, b))
+    frame, headline = compare(a, b, workload), workload.headline
     found = differences(a, b)
     print("what differs:" if found else "settings, machine, versions, and commit are the same")
     for fact, one, other in found:
         print(f"  {fact}: {one} -> {other}")
-    print(f"\n{'':>2} {'rung':<25}{'A tok/s':>9}{'B tok/s':>9}{'B / A':>7}  95 %")
+    heads = "".join(f"{run + ' ' + headline.title:>9}" for run in "AB")
+    print(f"\n{'':>2} {'rung':<25}{heads}{'B / A':>7}  95 %")
     for row in frame.to_dict("records"):
         low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
         print(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
-            f"{row['tok_per_s_b']:>9,.0f}{row['ratio']:>7.2f}  {low} to {high}  "
+            f"{row['rung']:>2} {row['name']:<25}{headline.text(row['a']):>9}"
+            f"{headline.text(row['b']):>9}{row['ratio']:>7.2f}  {low} to {high}  "
             f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
         )
     for verdict in set(frame["verdict"]) & LEGEND.keys():

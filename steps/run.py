@@ -5,9 +5,7 @@ ladder.png in the output folder. Nothing is downloaded.
 """
 
 import argparse
-import importlib
 import json
-import pkgutil
 import sys
 import textwrap
 import time
@@ -17,7 +15,6 @@ from pathlib import Path
 
 import psutil
 
-from common.attribution import attribution_markdown, attribution_text, to_attribution
 from common.data import read_text, read_tokens, split, write_atomically
 from common.device import DeviceFacts, describe_in_child, pick_type
 from common.display import Display
@@ -30,17 +27,14 @@ from common.plan import Plan
 from common.profile_report import profile_markdown, profile_text, to_profile
 from common.profiling import ACTIVITIES
 from common.records import Records, sole_writer
+from common.report.attribution import attribution_markdown, attribution_text, to_attribution
+from common.report.frame import to_csv, to_frame
+from common.report.tables import to_markdown, to_text
 from common.runner import Climb
-from common.show import to_markdown, to_text
-from common.table import to_csv, to_frame
+from ladders import LADDERS, load
 from steps import LADDER, ON_ALL_DEVICES
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
-LADDERS = {  # by name; imported when asked for
-    "steps": lambda: LADDER,
-    "parallel": lambda: importlib.import_module("ladders.parallel").LADDER,
-    "beyond": lambda: importlib.import_module("ladders.beyond").LADDER,
-}
 
 
 def make_parser() -> Parser:
@@ -96,42 +90,36 @@ def list_rungs(ladder: Ladder) -> None:
     print(textwrap.fill(ladder.note, 80))
 
 
-def write_results(records: list[dict], out: Path) -> dict[str, str]:
+def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, str]:
     """Tables and plots from the records. Returns their paths by kind."""
-    from common import plot, plot_profile  # matplotlib takes a second to import
+    from common import plot_losses, plot_profile  # matplotlib takes a second to import
+    from common.report import plot
 
+    workload, published = ladder.workload, ladder.published()
     paths = {kind: out / f"ladder.{kind}" for kind in ("csv", "md", "png")}
     paths["losses"] = out / "losses.png"
-    frame = to_frame(records)
+    frame = to_frame(records, workload)
     write_atomically(paths["csv"], to_csv(frame).encode())
-    write_atomically(paths["md"], to_markdown(records).encode())
-    plot.plot_ladder(frame, records, paths["png"])
-    plot.plot_losses(records, paths["losses"])
+    write_atomically(paths["md"], to_markdown(records, workload, published).encode())
+    plot.plot_ladder(frame, records, workload, paths["png"])
+    plot_losses.plot_losses(records, paths["losses"])
     if any(record["series"] != "ladder" for record in records):
         paths["attribution"] = out / "attribution.png"
-        gains = to_attribution(records)
+        gains = to_attribution(records, workload)
         write_atomically(out / "attribution.csv", to_csv(gains).encode())
         write_atomically(out / "attribution.md", attribution_markdown(gains).encode())
-        plot.plot_attribution(gains, records, paths["attribution"])
+        plot.plot_attribution(gains, workload.describe(records), paths["attribution"])
     profiles = to_profile(records)
     if len(profiles):
         paths["profile"] = out / "profile.png"
         write_atomically(out / "profile.md", profile_markdown(profiles, records).encode())
         plot_profile.plot_profile(profiles, records, paths["profile"])
-    if report := own_report(records):
-        paths |= report.write(records, out)
     return {kind: str(path) for kind, path in paths.items()}
-
-
-def own_report(records: list[dict]):
-    """The module that writes what only these records' ladder shows, or None."""
-    name = pkgutil.resolve_name(f"{records[0]['ladder']}:LADDER").report
-    return importlib.import_module(name) if name else None
 
 
 def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     """What the options ask for, and a note on what was chosen. Raises UserError."""
-    ladder = LADDERS[options.ladder]()
+    ladder = load(options.ladder)
     device = describe_in_child(pick_type(options.device))
     devices = processes(options, device)
     if ladder is LADDER and devices > 1 and not options.attribute and options.without is None:
@@ -201,7 +189,7 @@ def extra_jobs(
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     if options.list:
-        list_rungs(LADDERS[options.ladder]())
+        list_rungs(load(options.ladder))
         return 0
     plan, note = make_plan(options)
     default = Path("results") / ("" if options.ladder == "steps" else options.ladder)
@@ -212,9 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
     """Measure, write the results, and say what came out. Returns the exit status."""
-    store = Records(out / "records.jsonl")
+    store, workload = Records(out / "records.jsonl"), plan.ladder.workload
     interrupted = False
-    with Display(len(plan.jobs()) * plan.rounds, plan.rounds) as display:
+    with Display(len(plan.jobs()) * plan.rounds, plan.rounds, workload) as display:
         run = Climb(plan, store, display)
         print_header(plan, note, display)
         if resume and not store.path.exists():  # so that one command starts and goes on
@@ -229,16 +217,14 @@ def climb(plan: Plan, note: str, resume: bool, out: Path) -> int:
         print("interrupted before the first rung was finished; nothing was recorded")
         return INTERRUPTED
     records = store.read(run.run_facts["run_id"])
-    paths = write_results(records, out)
-    print(f"\n{to_text(to_frame(records))}")
+    paths = write_results(records, out, plan.ladder)
+    print(f"\n{to_text(to_frame(records, workload), workload)}")
     if "attribution" in paths:
-        print(f"\n{attribution_text(to_attribution(records))}")
+        print(f"\n{attribution_text(to_attribution(records, workload))}")
     if "profile" in paths:
         print(f"\n{profile_text(to_profile(records))}")
     elif plan.profile:
         print("   no profile: no rung was measured with one")
-    if report := own_report(records):
-        print(f"\n{report.text(records)}")
     if plan.ladder.note:
         print(textwrap.fill(plan.ladder.note, 80, initial_indent="   ", subsequent_indent="   "))
     for warning in warnings(records):

@@ -9,6 +9,7 @@ import torch
 
 from common.ladder import Ladder, NotInEffect
 from common.recipe import Numerics
+from common.train_metrics import TRAINING
 
 
 def fine(run) -> str:
@@ -52,6 +53,7 @@ def rung(number: int, title: str, in_effect, reason: str | None = None) -> Simpl
 
 LADDER = Ladder(
     name="tests.faulty",
+    workload=TRAINING,
     rungs=(
         rung(1, "Refuses", refuses),
         rung(2, "Dies", dies),

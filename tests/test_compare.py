@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from common.attribution import attribution_markdown, attribution_text, to_attribution
 from common.errors import UserError
+from common.report.attribution import attribution_markdown, attribution_text, to_attribution
+from common.train_metrics import TRAINING
 from steps import check, compare
 from tests.conftest import fake_ladder, fake_record, run, write_records
 
@@ -101,7 +102,7 @@ def attributed() -> list[dict]:
 
 
 def test_three_gains(attributed):
-    frame = to_attribution(attributed).set_index("rung")
+    frame = to_attribution(attributed, TRAINING).set_index("rung")
     assert frame.loc[1, "in_order"] == pytest.approx(2.0, rel=0.02)
     assert frame.loc[1, "alone"] == pytest.approx(2.0, rel=0.02)  # the ladder's own rung 1
     assert frame.loc[1, "left_out"] == pytest.approx(1.02, rel=0.02)
@@ -111,7 +112,7 @@ def test_three_gains(attributed):
 
 
 def test_a_rung_that_cannot_stand_alone_says_so(attributed):
-    frame = to_attribution(attributed)
+    frame = to_attribution(attributed, TRAINING)
     markdown = attribution_markdown(frame)
     assert markdown.count("n/a: no such card") == 3
     text = attribution_text(frame)

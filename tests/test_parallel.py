@@ -16,11 +16,11 @@ from common.presets import baseline
 from common.profiling import NETWORK
 from common.recipe import Recipe, Shape
 from common.records import Records
+from common.report.plot import branches
 from ladders.parallel import LADDER, worker
 from ladders.parallel.layout import refuse
 from ladders.parallel.pipeline_clock import predicted_bubble
 from ladders.parallel.recipe import ParallelRecipe
-from ladders.parallel.report import branches
 from tests.conftest import PROJECT, last_json, run
 
 NUMBERS = range(1, LADDER.top + 1)

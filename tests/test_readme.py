@@ -6,8 +6,9 @@ import pytest
 
 from common.readme import READMES, with_tables
 from common.records import Records
-from common.show import to_markdown
-from common.table import to_csv, to_frame
+from common.report.frame import to_csv, to_frame
+from common.report.tables import to_markdown
+from ladders import of_records
 from tests.conftest import PROJECT
 
 MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("**/records.jsonl"))
@@ -23,9 +24,11 @@ def test_tables_are_the_records(name):
 @pytest.mark.parametrize("folder", MACHINES, ids=lambda path: path.name)
 def test_committed_tables_are_the_records(folder):
     records = Records(folder / "records.jsonl").read()
+    ladder = of_records(records)
     if (folder / "ladder.csv").exists():  # not beside a loss curve
-        assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records))
-    assert (folder / "ladder.md").read_text() == to_markdown(records)
+        assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records, ladder.workload))
+    expected = to_markdown(records, ladder.workload, ladder.published())
+    assert (folder / "ladder.md").read_text() == expected
 
 
 @pytest.mark.parametrize("name", READMES)

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from common import largest_batch, process, runner
-from common.attribution import to_attribution
 from common.device import DeviceFacts, describe
 from common.display import Display
 from common.errors import UserError
@@ -20,6 +19,7 @@ from common.measure import Settings
 from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.records import Records, sole_writer
+from common.report.attribution import to_attribution
 from common.runner import Climb
 from steps import LADDER
 from steps.run import main, write_results
@@ -198,9 +198,9 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     assert applied["without", 5] == [1, 3, 6, 7, 8, 9, 10]
     batches = {r["recipe"]["batch_size"] for r in records if 10 in r["applied"] and r["recipe"]}
     assert len(batches) == 1  # left out: the batch of the full stack, so that one thing differs
-    paths = write_results(records, tmp_path)
+    paths = write_results(records, tmp_path, LADDER)
     assert all(Path(path).stat().st_size for path in paths.values())
-    frame = to_attribution(records).set_index("rung")
+    frame = to_attribution(records, LADDER.workload).set_index("rung")
     assert frame.loc[7, ["in_order", "alone", "left_out"]].tolist() == pytest.approx([1.0] * 3)
     assert frame.loc[2, "alone_reason"].startswith("n/a: TF32")
     assert frame.loc[2, "left_out_reason"].startswith("n/a: TF32")

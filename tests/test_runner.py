@@ -18,8 +18,9 @@ from common.measure import Settings
 from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.records import Records
+from common.report.frame import to_frame
 from common.runner import Climb
-from common.table import to_frame
+from common.train_metrics import TRAINING
 from steps import LADDER
 from steps.run import write_results
 from tests import faulty
@@ -94,15 +95,15 @@ def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
     (record,) = store.read()
     assert record["status"] == "failed"
     assert record["reason"].startswith("the search failed at batch 4: RuntimeError: the compiler")
-    write_results(store.read(), tmp_path)
+    write_results(store.read(), tmp_path, LADDER)
 
 
 def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
-    frame = to_frame(faulty_climb[0])
+    frame = to_frame(faulty_climb[0], TRAINING)
     measured = frame["status"] == "ok"
     assert frame.loc[~measured, ["tok_per_s", "loss", "peak_reserved_gib"]].isna().all(axis=None)
     assert frame.loc[measured, "tok_per_s"].notna().all()
-    write_results(faulty_climb[0], tmp_path)
+    write_results(faulty_climb[0], tmp_path, faulty.LADDER)
     assert all(path.stat().st_size for path in tmp_path.iterdir())
 
 

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from common import stats
-from common.show import to_markdown, to_text
-from common.stats import FASTER, SLOWER, UNCHANGED, UNJUDGED
-from common.table import share_of, to_frame
+from common.engine import stats
+from common.engine.stats import FASTER, SLOWER, UNCHANGED, UNJUDGED
+from common.report.frame import to_frame
+from common.report.tables import to_markdown, to_text
+from common.train_metrics import TRAINING, share_of
 from tests.conftest import fake_ladder, fake_record
 
 
@@ -64,7 +65,7 @@ def test_more_steps_do_not_narrow_the_interval_but_more_rounds_do():
                 record = fake_record(rung, turn, rate)
                 record["measurement"]["step_s"] *= steps
                 records.append(record)
-        row = to_frame(records).iloc[0]
+        row = to_frame(records, TRAINING).iloc[0]
         return row["tok_per_s_high"] / row["tok_per_s_low"]
 
     assert width(rounds=2, steps=100) == pytest.approx(width(rounds=2, steps=1))
@@ -72,10 +73,10 @@ def test_more_steps_do_not_narrow_the_interval_but_more_rounds_do():
 
 
 def test_one_round_is_not_judged():
-    frame = to_frame(fake_ladder({0: [100.0], 1: [300.0]}))
+    frame = to_frame(fake_ladder({0: [100.0], 1: [300.0]}), TRAINING)
     assert frame["verdict"].iloc[1] == UNJUDGED
     assert frame["tok_per_s_low"].isna().all()
-    text = to_text(frame)
+    text = to_text(frame, TRAINING)
     assert "x3.00" not in text
     assert "--rounds 2 or more" in text
 
@@ -83,19 +84,19 @@ def test_one_round_is_not_judged():
 def test_what_is_not_measurable_is_never_printed_as_a_gain():
     rates = {0: [100, 130], 1: [120, 110], 2: [400, 380]}
     records = fake_ladder(rates)
-    frame = to_frame(records)
+    frame = to_frame(records, TRAINING)
     assert list(frame["verdict"].iloc[1:]) == [UNCHANGED, FASTER]
-    for shown in (to_text(frame), to_markdown(records)):
+    for shown in (to_text(frame, TRAINING), to_markdown(records, TRAINING)):
         assert "x1.0" not in shown.replace("x1.00 |", "")  # the published column may say x1.00
         assert "x3.3" in shown
-    assert "~" in to_text(frame)
+    assert "~" in to_text(frame, TRAINING)
 
 
 def test_the_gain_is_over_the_rung_it_was_added_to():
     records = fake_ladder({0: [100, 100], 1: [110, 110]})
     refused = fake_record(2, 1, 1.0, applied=[1], status="n/a", reason="no", recipe=None)
     third = [fake_record(3, turn, 220, applied=[1, 3]) for turn in (1, 2)]
-    frame = to_frame([*records, refused, *third]).set_index("rung")
+    frame = to_frame([*records, refused, *third], TRAINING).set_index("rung")
     assert frame.loc[3, "x_prev"] == pytest.approx(2.0)
     assert frame.loc[3, "x_base"] == pytest.approx(2.2)
     assert math.isnan(frame.loc[2, "tok_per_s"])
@@ -103,7 +104,7 @@ def test_the_gain_is_over_the_rung_it_was_added_to():
 
 def test_a_resumed_run_counts_its_last_record():
     failed = fake_record(0, 1, 1.0, status="failed", reason="killed", measurement={})
-    frame = to_frame([failed, fake_record(0, 1, 100.0)])
+    frame = to_frame([failed, fake_record(0, 1, 100.0)], TRAINING)
     assert list(frame["status"]) == ["ok"]
     assert frame["tok_per_s"].iloc[0] == pytest.approx(100.0)
 
@@ -112,13 +113,13 @@ def test_mfu_cannot_exceed_one():
     """A faked device whose listed peak the rate beats: the peak must be wrong, so no MFU."""
     fast = fake_record(0, 1, 1e6, peak_flops=1e8, flops_per_token=1000)  # 10 times the peak
     slow = fake_record(0, 1, 1e4, peak_flops=1e8, flops_per_token=1000)
-    assert math.isnan(to_frame([fast])["mfu"].iloc[0] or math.nan)
-    assert to_frame([slow])["mfu"].iloc[0] == pytest.approx(0.1)
+    assert math.isnan(to_frame([fast], TRAINING)["mfu"].iloc[0] or math.nan)
+    assert to_frame([slow], TRAINING)["mfu"].iloc[0] == pytest.approx(0.1)
     assert share_of(1.0, None) is None
 
 
 def test_energy_is_per_thousand_tokens_and_missing_is_not_zero():
     window = {"energy_j": 9.6, "utilisation": 0.5}
     record = fake_record(0, 1, 100.0, window=window)  # 3 steps of 32 tokens
-    assert to_frame([record])["joule_per_ktok"].iloc[0] == pytest.approx(100.0)
-    assert to_frame([fake_record(0, 1, 100.0)])["joule_per_ktok"].isna().all()
+    assert to_frame([record], TRAINING)["joule_per_ktok"].iloc[0] == pytest.approx(100.0)
+    assert to_frame([fake_record(0, 1, 100.0)], TRAINING)["joule_per_ktok"].isna().all()

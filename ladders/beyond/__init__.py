@@ -1,6 +1,7 @@
 """Beyond rung 10: the fastest training step that plain PyTorch gives, one change at a time."""
 
 from common.ladder import Ladder
+from common.train_metrics import TRAINING
 from ladders.beyond import (
     step11_loss_in_graph,
     step12_page_faults,
@@ -35,6 +36,7 @@ OWN = (
 )
 LADDER = Ladder(
     name="ladders.beyond",
+    workload=TRAINING,
     rungs=(*STEPS.rungs, *OWN),
     # the baseline and the ten steps' top at the workload's batch are measured in the same run
     numbers=(0, 9, *range(STEPS.top + 1, STEPS.top + len(OWN) + 1)),

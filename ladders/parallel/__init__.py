@@ -15,6 +15,7 @@ from ladders.parallel import (
     step10_mesh_2d,
     step11_mesh_3d,
 )
+from ladders.parallel.metrics import PARALLEL
 from ladders.parallel.recipe import ParallelRecipe
 
 ON_ONE = (1, 3, 5, 6, 7, 9)  # of the ten steps: what one process does in every rung here
@@ -38,7 +39,7 @@ def foot(recipe: Recipe, device) -> ParallelRecipe:
 LADDER = Ladder(
     name="ladders.parallel",
     foot=foot,
-    report="ladders.parallel.report",
+    workload=PARALLEL,
     note="On CPUs these figures show correctness and memory, not speed: processes share the cores.",
     rungs=(
         step01_data_parallel,

@@ -6,9 +6,9 @@ all-reduce that every rung measures between its processes before it trains.
 
 from statistics import median
 
-from common.comparison import read_run
 from common.errors import UserError
-from common.table import tok_per_s
+from common.report.comparison import read_run
+from common.train_metrics import tok_per_s
 from ladders.parallel.forecast_report import wrapped
 from ladders.parallel.measured import Measured, from_records
 from ladders.parallel.network import Link, Network, buckets, exposed_s

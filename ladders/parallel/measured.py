@@ -6,16 +6,15 @@ Units: seconds, bytes, GB/s of 1e9 bytes in one direction per GPU, GiB of 2^30 b
 import math
 from dataclasses import dataclass
 
-import pandas as pd
-
 from common.build import padded_vocab_size
-from common.comparison import read_run
 from common.device import GIB
 from common.errors import UserError
 from common.model import parameter_sizes
+from common.published import published
 from common.recipe import Recipe, Shape
-from common.show import PUBLISHED, memory_label
-from common.table import to_frame
+from common.report.comparison import read_run
+from common.report.frame import to_frame
+from common.train_metrics import RESERVED, TRAINING
 from ladders.parallel.network import (
     HIGHEST_GB_PER_S,
     LOWEST_GB_PER_S,
@@ -68,7 +67,7 @@ def from_records(path: str, rung: int | None) -> Measured:
     """
     records = [r for r in read_run(path) if r["series"] == "ladder"]
     try:
-        frame = to_frame(records)
+        frame = to_frame(records, TRAINING)
         rows = frame[frame["status"] == "ok"].set_index("rung")
         if rows.empty:
             raise UserError(f"{path}: no rung was measured there (status ok)")
@@ -83,7 +82,7 @@ def from_records(path: str, rung: int | None) -> Measured:
         return Measured(
             source=f"rung {number} ({row['name']}) of {path}, {record['date']}",
             device=record["machine"]["device"],
-            memory=memory_label(record),
+            memory=RESERVED.title_on(record["machine"]["device_type"]).removesuffix(", GiB"),
             tok_per_s=float(row["tok_per_s"]),
             tokens_per_step=record["measurement"]["tokens_per_step"],
             peak_gib=float(row["peak_reserved_gib"]),
@@ -101,11 +100,6 @@ def model_facts(shape: Shape, vocab_multiple: int, dtype: str) -> dict:
     sizes = parameter_sizes(shape, vocab_size)
     item = ITEM_BYTES[dtype]
     return {"tensors": tuple(item * size for size in sizes), "item_bytes": item}
-
-
-def published() -> pd.DataFrame:
-    """The published A100 figures, by rung."""
-    return pd.read_csv(PUBLISHED, comment="#").set_index("rung")
 
 
 def from_published(rung: int | None = None) -> Measured:

@@ -5,20 +5,20 @@ from statistics import median
 
 import pandas as pd
 
-from common import stats
-from common.show import in_words, markdown_table
-from common.table import Rates
+from common.engine.metric import Workload
+from common.report.frame import Headline
+from common.report.tables import in_words, markdown_table
 
 KINDS = {"in_order": "in order", "alone": "alone", "left_out": "left out"}
 
 
-def to_attribution(records: list[dict]) -> pd.DataFrame:
+def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
     """One row per rung: each kind's gain, its 95 % interval, its verdict, or why there is none.
 
-    Left out: how much faster the full stack is with the rung than without it.
+    Left out: how much better the full stack is with the rung than without it.
     """
-    rates = Rates(records)
-    ladder, alone, without = (rates.of(series) for series in ("ladder", "alone", "without"))
+    headline = Headline(records, workload.headline)
+    ladder, alone, without = (headline.of(series) for series in ("ladder", "alone", "without"))
     measured = [tuple(r[-1]["applied"]) for r in ladder.values() if r[-1]["status"] == "ok"]
     full = max(measured, key=len, default=())
     groups, missing = {}, {}
@@ -32,12 +32,12 @@ def to_attribution(records: list[dict]) -> pd.DataFrame:
         }
         for kind, (series, above, below) in pairs.items():
             told = series.get(number, ladder[number])[-1]
-            values = rates.ratio(above, below) if number in above else []
+            values = headline.ratio(above, below) if number in above else []
             if values and told["status"] != "n/a":
                 groups[number, kind] = values
             else:
                 missing[number, kind] = f"{told['status']}: {told['reason']}"
-    bounds, verdicts = stats.intervals(groups), stats.verdicts(groups)
+    bounds, verdicts = headline.intervals(groups), headline.verdicts(groups)
     rows = []
     for number in sorted(n for n in ladder if n):
         row = {"rung": number, "name": ladder[number][-1]["name"]}

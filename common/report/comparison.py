@@ -6,10 +6,11 @@ from statistics import median
 
 import pandas as pd
 
-from common import stats
+from common.engine import stats
+from common.engine.metric import EXACT, LOWER, Workload
 from common.errors import UserError
 from common.records import Records
-from common.table import Rates
+from common.report.frame import Headline
 
 FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "changes")
 
@@ -47,26 +48,33 @@ def _flatten(value, prefix: str = "") -> dict:
     return found
 
 
-def compare(a: list[dict], b: list[dict]) -> pd.DataFrame:
-    """One row per rung measured in both: rates, the ratio b / a with its interval, and a verdict.
+def same_ladder(a: list[dict], b: list[dict]) -> str:
+    """The ladder of both. Raises UserError if they are of two."""
+    if a[0]["ladder"] != b[0]["ladder"]:
+        raise UserError(f"different ladders: {a[0]['ladder']} and {b[0]['ladder']}")
+    return a[0]["ladder"]
+
+
+def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
+    """One row per rung measured in both: the headline, the ratio b / a, its interval, a verdict.
 
     Raises UserError if the runs are of different ladders or shapes, or share no rung.
     """
-    if a[0]["ladder"] != b[0]["ladder"]:
-        raise UserError(f"different ladders: {a[0]['ladder']} and {b[0]['ladder']}")
+    same_ladder(a, b)
     shapes = [run[0]["settings"]["shape"] for run in (a, b)]
     if unlike := [f"{k} {v} and {shapes[1][k]}" for k, v in shapes[0].items() if v != shapes[1][k]]:
         raise UserError(f"different shapes cannot be compared: {', '.join(unlike)}")
-    rates = [Rates(run) for run in (a, b)]
-    names = {n: rows[-1] for n, rows in rates[1].of("ladder").items()}
+    metric = workload.headline
+    runs = [Headline(run, metric) for run in (a, b)]
+    names = {n: rows[-1] for n, rows in runs[1].of("ladder").items()}
     pairs = {}
     for number, record in names.items():
         key = tuple(record["applied"])
-        if record["status"] == "ok" and all(key in r.logs for r in rates):
-            pairs[number] = tuple(list(r.logs[key].values()) for r in rates)
+        if record["status"] == "ok" and all(key in r.logs for r in runs):
+            pairs[number] = tuple(list(r.logs[key].values()) for r in runs)
     if not pairs:
         raise UserError("the records share no rung that was measured in both")
-    bounds, verdicts = stats.difference_intervals(pairs), stats.difference_verdicts(pairs)
+    bounds, verdicts = judged(pairs, metric)
     rows = []
     for number, (first, second) in pairs.items():
         low, high = bounds[number]
@@ -74,8 +82,8 @@ def compare(a: list[dict], b: list[dict]) -> pd.DataFrame:
             {
                 "rung": number,
                 "name": names[number]["name"],
-                "tok_per_s_a": math.exp(median(first)),
-                "tok_per_s_b": math.exp(median(second)),
+                "a": math.exp(median(first)),
+                "b": math.exp(median(second)),
                 "ratio": math.exp(median(second) - median(first)),
                 "ratio_low": math.exp(low),
                 "ratio_high": math.exp(high),
@@ -83,3 +91,14 @@ def compare(a: list[dict], b: list[dict]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def judged(pairs: dict, metric) -> tuple[dict, dict]:
+    """Intervals of the log ratios b / a by rung, and verdicts: whether b is better."""
+    sign = -1 if metric.better == LOWER else 1
+    if metric.noise == EXACT:
+        gains = {n: sign * (median(b) - median(a)) for n, (a, b) in pairs.items()}
+        none = dict.fromkeys(pairs, (math.nan, math.nan))
+        return none, {n: stats.verdict(g, g, metric.words) for n, g in gains.items()}
+    words = metric.words[::sign]
+    return stats.difference_intervals(pairs), stats.difference_verdicts(pairs, words)

@@ -82,18 +82,24 @@ class Noise:
         return self.cache[counts]
 
 
-def verdicts(groups: Mapping[K, Sequence[float]]) -> dict[K, str]:
-    """Whether each group of log ratios is above 0, below, or neither, judged together."""
+def verdicts(
+    groups: Mapping[K, Sequence[float]], words: tuple[str, str] = (FASTER, SLOWER)
+) -> dict[K, str]:
+    """Whether each group of log gains is above 0, below, or neither, judged together.
+
+    `words`: what is said of a gain above 0, and of one below.
+    """
     edges = intervals(groups, together(len(groups)))
-    return {key: verdict(*edges[key]) for key in groups}
+    return {key: verdict(*edges[key], words) for key in groups}
 
 
 def difference_verdicts(
     pairs: Mapping[K, tuple[Sequence[float], Sequence[float]]],
+    words: tuple[str, str] = (FASTER, SLOWER),
 ) -> dict[K, str]:
-    """The same for two runs: whether the second is faster than the first."""
+    """The same for two runs: whether the second is better than the first."""
     edges = difference_intervals(pairs, together(len(pairs)))
-    return {key: verdict(*edges[key]) for key in pairs}
+    return {key: verdict(*edges[key], words) for key in pairs}
 
 
 def together(count: int) -> float:
@@ -104,8 +110,9 @@ def together(count: int) -> float:
     return 1 - (1 - CONFIDENCE) / max(1, count)
 
 
-def verdict(low: float, high: float) -> str:
-    """What an interval of a log ratio says."""
+def verdict(low: float, high: float, words: tuple[str, str] = (FASTER, SLOWER)) -> str:
+    """What an interval of a log gain says."""
     if math.isnan(low):
         return UNJUDGED
-    return FASTER if low > 0 else SLOWER if high < 0 else UNCHANGED
+    better, worse = words
+    return better if low > 0 else worse if high < 0 else UNCHANGED

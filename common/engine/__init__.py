@@ -1,0 +1,1 @@
+"""Measuring, whatever is measured: no model, no ladder, and no metric by name."""

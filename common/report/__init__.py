@@ -1,0 +1,1 @@
+"""From records and the metrics that a workload declares to tables and pictures."""
