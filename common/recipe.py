@@ -15,10 +15,10 @@ LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batc
 
 
 class Numerics(enum.Enum):
-    """What a rung may do to the numbers, weakest claim last. Tests hold it to this."""
+    """What a rung may do to the numbers, weakest claim last. common/equivalence.py enforces it."""
 
     EXACT = "exact"  # bit for bit the same on the same device
-    ROUNDING = "rounding"  # the same mathematics in another order: float32 rounding
+    ROUNDING = "rounding"  # the same mathematics in another order, in the same format
     LOWER_PRECISION = "lower precision"  # the same mathematics with fewer bits
     DIFFERENT_WORK = "different work"  # a step computes something else (more columns, more tokens)
 

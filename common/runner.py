@@ -15,7 +15,7 @@ from common.largest_batch import SearchFailed, find_largest, needs_search
 from common.machine import command_line, commit_facts, machine_facts, version_facts
 from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
-from common.recipe import Recipe
+from common.recipe import Numerics, Recipe
 from common.records import SCHEMA, Records
 from common.train_metrics import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
@@ -251,14 +251,18 @@ class Climb:
             "settings": self.plan.settings_of(turn, series, number).to_json(),
         }
         if not any((s, n) == (series, number) for _, s, n in self.done):
-            ladder, baseline = self.plan.ladder, self.plan.baseline
+            baseline = self.plan.baseline
             below = self.composed([n for n in prefix.applied if n != number])
             job["check"] = {
                 "baseline": baseline.to_json(),
                 "below": below.to_json(),
-                "numerics": ladder.numerics(number if series == LADDER else 0).value,
+                "numerics": self.claim(series, number).value,
             }
         return job
+
+    def claim(self, series: str, number: int) -> Numerics:
+        """What the job's recipe is held to: without a rung, to the formats' limit."""
+        return Numerics.LOWER_PRECISION if series == WITHOUT else self.plan.ladder.numerics(number)
 
     def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its window was disturbed.

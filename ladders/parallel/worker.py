@@ -20,10 +20,17 @@ from common.compiler import compiled_graphs, forget_graphs
 from common.data import Endless, make_loader, read_text, read_tokens, split
 from common.device import PeakMemory, give_back, synchronize
 from common.distributed import BACKENDS, joined, preflight
-from common.equivalence import LIMITS, answers, coarse_weights, judge, made_up_ids
+from common.equivalence import (
+    answers,
+    by_format,
+    by_rounding,
+    coarse_weights,
+    judge,
+    made_up_ids,
+)
 from common.measure import DATA_SEED, Disturbed, Measurement, Settings, make_clock, time_steps
 from common.profiling import marked, profile_or_reason
-from common.recipe import Recipe, Shape
+from common.recipe import Numerics, Recipe, Shape
 from ladders.parallel.layout import (
     ParallelRun,
     forward_backward,
@@ -80,7 +87,7 @@ def work(job: dict, report) -> dict:
 def check(recipe: ParallelRecipe, against: dict, device: torch.device) -> dict:
     """Loss and gathered gradients against one process in float64, in the first process.
 
-    Raises NotEquivalent there.
+    Raises NotEquivalent there, if they are not what the rung declares.
     """
     recipe, baseline = small(recipe), Recipe.from_json(against["baseline"])
     shape = small_shape(recipe)
@@ -96,7 +103,11 @@ def check(recipe: ParallelRecipe, against: dict, device: torch.device) -> dict:
     reference = answers(replace(baseline, dtype=torch.float64), device, shape, windows)
     own["loss"] = torch.tensor(loss, dtype=torch.float64)
     assert own.keys() == reference.keys()
-    return judge(own, reference, LIMITS[recipe.format]).to_json()
+    claim, allowed = Numerics(against["numerics"]), by_format(recipe)
+    if claim is Numerics.ROUNDING:  # as one process in the same format shows it
+        alone = answers(baseline, device, shape, windows)
+        allowed = allowed.and_at_most(by_rounding(recipe, alone, reference))
+    return judge(own, reference, claim, allowed, recipe.format).to_json()
 
 
 def small_shape(recipe: ParallelRecipe) -> Shape:
