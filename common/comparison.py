@@ -9,7 +9,7 @@ import pandas as pd
 from common import stats
 from common.errors import UserError
 from common.records import Records
-from common.table import Rates
+from common.table import Rates, stack
 
 FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "changes")
 
@@ -61,7 +61,7 @@ def compare(a: list[dict], b: list[dict]) -> pd.DataFrame:
     names = {n: rows[-1] for n, rows in rates[1].of("ladder").items()}
     pairs = {}
     for number, record in names.items():
-        key = tuple(record["applied"])
+        key = stack(record)
         if record["status"] == "ok" and all(key in r.logs for r in rates):
             pairs[number] = tuple(list(r.logs[key].values()) for r in rates)
     if not pairs:

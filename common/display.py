@@ -6,6 +6,7 @@ from statistics import median
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from common.ladder import shown
 from common.show import progress_line
 
 
@@ -43,7 +44,7 @@ class Display:
             ahead = f", {self.time_left()}" if self.time_left() else ""
             self.say(f"round {turn} of {self.rounds}{ahead}")
         self.turn, self.begun = turn, time.perf_counter()
-        self.title = f"{number}  {name}" + ("" if series == "ladder" else f" ({series})")
+        self.title = f"{shown(number)}  {name}" + ("" if series == "ladder" else f" ({series})")
         self.progress.reset(self.task, description=self.title, left=self.time_left())
 
     def phase(self, text: str) -> None:

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.attribution import KINDS
+from common.ladder import shown
 from common.show import describe_run, gain, kept_share, memory_label
 
 # Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
@@ -84,7 +85,7 @@ def plot_losses(records: list[dict], path: Path) -> None:
         losses = measured["losses"]
         tokens = [measured["tokens_per_step"] * (step + 1) for step in range(len(losses))]
         width = 4 - 3 * place / max(1, len(first_round))  # thinner on top: all stay visible
-        label = f"{record['rung']}  {record['name']}"
+        label = f"{shown(record['rung'])}  {record['name']}"
         if (held_out := measured.get("validation_loss")) is not None:
             label += f"\n    held-out text: {held_out:.3f}"
         axes.plot(tokens, losses, color=colour, linewidth=width, label=label)
@@ -148,7 +149,7 @@ def error_bar(row: dict, name: str) -> dict:
 def _name(row: dict) -> str:
     """The rung's number and name, and the rung it adds to where that is not the one below."""
     on = "" if _on_the_rung_below(row) else f" (on {row['base']:.0f})"
-    return f"{row['rung']}  {row['name']}{on}"
+    return f"{shown(row['rung'])}  {row['name']}{on}"
 
 
 def _is_stair(frame: pd.DataFrame) -> bool:

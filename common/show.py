@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.ladder import REFERENCE, shown
 from common.stats import UNCHANGED, UNJUDGED
-from common.table import to_frame, tok_per_s
+from common.table import proof, to_frame, tok_per_s
 
 PUBLISHED = Path(__file__).resolve().parent.parent / "results" / "published_a100.csv"
 LEGEND = {
@@ -55,20 +56,25 @@ def to_text(frame: pd.DataFrame) -> str:
             lines.append(refusal_line(row))
             continue
         lines.append(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s']:>8,.0f}{spread(row):>6}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{row['tok_per_s']:>8,.0f}{spread(row):>6}"
             f"{gain(row['x_prev'], row['verdict']):>7}"
             f"{gain(row['x_base'], row['verdict_base']):>7}"
             f"{row['peak_reserved_gib']:>6.2f} {row['in_effect']}".rstrip()[:80]
         )
     for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
-        lines.append(textwrap.fill(f"   rung {row['rung']}: {row['note']}", 80))
+        lines.append(textwrap.fill(f"   {called(row)}: {row['note']}", 80))
     said = {*frame["verdict"], *frame["verdict_base"]}
     return "\n".join(lines + [f"   {text}" for verdict, text in LEGEND.items() if verdict in said])
 
 
+def called(row: dict) -> str:
+    """How a note names the rung of a row or a record."""
+    return row["name"] if row["rung"] == REFERENCE else f"rung {row['rung']}"
+
+
 def refusal_line(row: dict) -> str:
     """A rung without figures: its status and why, in 80 columns."""
-    head = f"{row['rung']:>2} {row['name']:<25}{row['status']:>9}  "
+    head = f"{shown(row['rung']):>2} {row['name']:<25}{row['status']:>9}  "
     return head + textwrap.shorten(row["reason"], 80 - len(head), placeholder="…")
 
 
@@ -77,10 +83,9 @@ def progress_line(record: dict) -> str:
     if record["status"] != "ok":
         return refusal_line(record)
     measured = record["measurement"]
-    proof = measured["in_effect"].get(str(record["rung"]), "")
     return (
-        f"{record['rung']:>2} {record['name']:<25}{tok_per_s(record):>9,.0f} tok/s"
-        f"{measured['peak_reserved_gib']:>8.2f} GiB  {proof}"
+        f"{shown(record['rung']):>2} {record['name']:<25}{tok_per_s(record):>9,.0f} tok/s"
+        f"{measured['peak_reserved_gib']:>8.2f} GiB  {proof(record)}"
     ).rstrip()
 
 
@@ -134,7 +139,9 @@ def to_brief_markdown(records: list[dict]) -> str:
                 in_words(row["x_base"], row["verdict_base"]),
                 f"{row['peak_reserved_gib']:.2f}",
             ]
-        rows.append([str(number), row["name"], *figures, *([a100.get(number, "")] if a100 else [])])
+        rows.append(
+            [shown(number), row["name"], *figures, *([a100.get(number, "")] if a100 else [])]
+        )
     return f"{markdown_table(head, rows)}\n\n{notes(records)}"
 
 
@@ -173,7 +180,7 @@ def to_markdown(records: list[dict]) -> str:
                 cell(row["joule_per_ktok"], ".2f", "n/a"),
                 "; ".join(filter(None, (row["in_effect"], row["note"]))),
             ]
-        rows.append([str(row["rung"]), row["name"], *figures])
+        rows.append([shown(row["rung"]), row["name"], *figures])
     title = f"# {describe_run(records)}"
     return f"{title}\n\n{markdown_table(head, rows)}\n\n{notes(records)}\n{ceilings(records)}"
 
@@ -188,6 +195,7 @@ def notes(records: list[dict]) -> str:
         f"{describe_run(records)}. {rounds} round(s) of {first['settings']['steps']} timed steps "
         f"after {first['settings']['warmup']}. Text: {text}. Commit {str(first['commit'])[:10]}"
         f"{changed}: `{first['command']}`"
+        + (f" ({first['remark']})" if first.get("remark") else "")
     )
 
 

@@ -27,7 +27,7 @@ class Rates:
         self.logs: dict[tuple, dict[int, float]] = {}
         for record in self.records:
             if record["status"] == "ok":
-                by_round = self.logs.setdefault(tuple(record["applied"]), {})
+                by_round = self.logs.setdefault(stack(record), {})
                 by_round[record["round"]] = math.log(tok_per_s(record))
 
     def ratio(self, above: tuple, below: tuple) -> list[float]:
@@ -44,23 +44,36 @@ class Rates:
         return found
 
 
+def stack(record: dict) -> tuple:
+    """What the record's recipe has on top of the plain one, those of another ladder by name."""
+    return (*record.get("under", ()), *record["applied"])
+
+
 def tok_per_s(record: dict) -> float:
     """Tokens per second at the median step of one process."""
     measured = record["measurement"]
     return measured["tokens_per_step"] / median(measured["step_s"])
 
 
+def proof(record: dict) -> str:
+    """What the rung's probe saw; of a foot, which rungs of the other ladder were seen to act."""
+    seen, under = record["measurement"]["in_effect"], record.get("under", ())
+    if record["rung"] or not under:
+        return seen.get(str(record["rung"]), "")
+    return f"{under[0].split()[0]} {', '.join(name.split()[1] for name in under if name in seen)}"
+
+
 def to_frame(records: list[dict]) -> pd.DataFrame:
     """One row per rung, with COLUMNS; what was not measured is missing, never 0.
 
     `tok_per_s` is the median of the rounds' medians. `x_prev` is the gain over the rung that this
-    one was added to and `x_base` over the baseline, each the median of the rounds' own ratios, and
-    missing where the other was not measured. Bounds are of 95 % intervals; a verdict is judged
-    for all rungs together.
+    one was added to and `x_base` over the baseline, without rungs of any ladder, each the median of
+    the rounds' own ratios, and missing where the other was not measured. Bounds are of 95 %
+    intervals; a verdict is judged for all rungs together.
     """
     rates = Rates(records)
     rungs = rates.of("ladder")
-    applied = {n: tuple(rows[-1]["applied"]) for n, rows in rungs.items()}
+    applied = {n: stack(rows[-1]) for n, rows in rungs.items()}
     logs = {n: list(rates.logs[applied[n]].values()) for n in rungs if applied[n] in rates.logs}
     logs = {n: v for n, v in logs.items() if any(r["status"] == "ok" for r in rungs[n])}
     gains = _groups({n: rates.ratio(applied[n], applied[n][:-1]) for n in logs if applied[n]})
@@ -92,7 +105,7 @@ def _efficiency(rates: Rates, applied: tuple, records: list[dict]) -> float | No
     The one process is the last rung on the way up that is measured with one; None without it.
     """
     processes = records[-1].get("processes") or 1
-    alone = {tuple(r["applied"]) for r in rates.records if r.get("processes") == 1}
+    alone = {stack(r) for r in rates.records if r.get("processes") == 1}
     below = [applied[:end] for end in range(len(applied)) if applied[:end] in alone]
     gains = rates.ratio(applied, below[-1]) if below and processes > 1 else []
     return math.exp(median(gains)) / processes if gains else None
@@ -128,7 +141,7 @@ def _row(records: list[dict]) -> dict:
             "loss": mean(measured[0]["losses"][-steps:]),
             "batch_size": told["recipe"]["batch_size"],
             "validation_loss": measured[0].get("validation_loss"),
-            "in_effect": measured[0]["in_effect"].get(str(told["rung"]), ""),
+            "in_effect": proof(good[0]),
             "data_wait": median(m["data_wait_s"] / m["window_s"] for m in measured),
         }
     )

@@ -8,6 +8,7 @@ import sys
 
 from common.comparison import compare, differences, read_run
 from common.errors import UserError, exit_on_user_error
+from common.ladder import shown
 from common.options import Parser
 from common.stats import SLOWER, UNJUDGED
 
@@ -26,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'':>2} {'rung':<25}{'target':>9}{'actual':>9}{'%':>6}")
     for row in frame.to_dict("records"):
         print(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
             f"{row['tok_per_s_b']:>9,.0f}{100 * row['ratio']:>6.0f}  {row['verdict']}"
         )
     slower = frame[frame["verdict"] == SLOWER]

@@ -8,6 +8,7 @@ import sys
 
 from common.comparison import compare, differences, read_run
 from common.errors import exit_on_user_error
+from common.ladder import shown
 from common.options import Parser
 from common.show import LEGEND, cell
 
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     for row in frame.to_dict("records"):
         low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
         print(
-            f"{row['rung']:>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{row['tok_per_s_a']:>9,.0f}"
             f"{row['tok_per_s_b']:>9,.0f}{row['ratio']:>7.2f}  {low} to {high}  "
             f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
         )
