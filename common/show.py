@@ -102,11 +102,19 @@ def describe_run(records: list[dict]) -> str:
 
 
 def published_gains(records: list[dict]) -> dict[int, str]:
-    """The published A100 gain of each rung over the one below it; none for other ladders."""
+    """The published A100 gain of each rung over the one below it; none for other ladders.
+
+    The last one is that of several GPUs, and belongs to the bar of several processes.
+    """
     if records[0]["ladder"] != "steps":
         return {}
-    rates = pd.read_csv(PUBLISHED, comment="#").set_index("rung")["tok_per_s"]
-    return {n: f"x{rates[n] / rates[n - 1]:.2f}" for n in rates.index if n - 1 in rates.index}
+    rows = pd.read_csv(PUBLISHED, comment="#").set_index("rung")
+    rates, several = rows["tok_per_s"], rows.index[rows["gpus"] > 1]
+    gains = {n: f"x{rates[n] / rates[n - 1]:.2f}" for n in rates.index if n - 1 in rates.index}
+    bars = {r["rung"] for r in records if (r.get("processes") or 1) > 1}
+    return {n: gain for n, gain in gains.items() if n not in several} | {
+        bar: gains[n] for bar, n in zip(sorted(bars), several, strict=False)
+    }
 
 
 def markdown_table(head: dict[str, str], rows: list[list[str]]) -> str:

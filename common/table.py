@@ -57,10 +57,11 @@ def tok_per_s(record: dict) -> float:
 
 def proof(record: dict) -> str:
     """What the rung's probe saw; of a foot, which rungs of the other ladder were seen to act."""
-    seen, under = record["measurement"]["in_effect"], record.get("under", ())
+    seen = record["measurement"]["in_effect"]
+    under = [name.split() for name in record.get("under", ()) if name in seen]
     if record["rung"] or not under:
         return seen.get(str(record["rung"]), "")
-    return f"{under[0].split()[0]} {', '.join(name.split()[1] for name in under if name in seen)}"
+    return f"{under[0][0]} {', '.join(number for _, number in under)}"
 
 
 def to_frame(records: list[dict]) -> pd.DataFrame:
