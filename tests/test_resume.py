@@ -197,7 +197,8 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     applied = {(r["series"], r["rung"]): r["applied"] for r in records if r["status"] == "ok"}
     assert applied["alone", 7] == [7]
     assert applied["without", 5] == [n for n in range(1, top + 1) if n not in (2, 4, 5)]
-    found = [r["recipe"] for r in records if SEARCHES in r["applied"]]
+    full = [r for r in records if r["series"] == "without" or r["rung"] == top]
+    found = [r["recipe"] for r in full if SEARCHES in r["applied"]]
     batches = {recipe["batch_size"] for recipe in found if recipe}
     assert len(batches) == 1  # left out: the batch of the full stack, so that one thing differs
     paths = write_results(records, tmp_path)

@@ -47,9 +47,10 @@ def to_change(found: Recipe, wanted: Recipe) -> str:
 
 
 def test_what_a_script_lacks_is_named_with_its_value():
-    wanted = replace(recipe_of(TOP), weight_decay=0.2, vocab_multiple=128)
-    said = to_change(recipe_of(TOP), wanted)
+    found = Recipe(vocab_multiple=64)
+    said = to_change(found, replace(found, weight_decay=0.2, vocab_multiple=128))
     assert said == "add weight_decay=0.2; make it vocab_multiple=128"
+    assert to_change(found, found) == ""
 
 
 def test_the_scripts_differ_by_one_idea_a_step_and_then_by_distribution():
