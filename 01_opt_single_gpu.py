@@ -1,4 +1,4 @@
-"""The top of the ladder: GPT-2 training on one device with the ten optimizations."""
+"""The top of the ladder: GPT-2 training on one device with all optimizations."""
 
 import torch
 

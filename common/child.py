@@ -20,7 +20,7 @@ from common.compiler import forget_graphs
 from common.device import out_of_memory
 from common.equivalence import NotEquivalent, check
 from common.errors import UserError
-from common.ladder import DoesNotApply, NotInEffect
+from common.ladder import DoesNotApply, NotInEffect, rung_named
 from common.measure import Disturbed, Settings, measure
 from common.recipe import Numerics, Recipe
 
@@ -89,21 +89,20 @@ def rung(job: dict, report) -> dict:
 def prober(job: dict):
     """What asks every applied rung whether its change took effect, by number.
 
-    A rung all of whose fields a later one changed again is not asked.
+    Those of a ladder that this one stands on are asked, too: by ladder and number, "steps 7". A
+    rung all of whose fields a later one changed again is not asked.
     """
-    applied = job["applied"]
-    ladder = pkgutil.resolve_name(job["ladder"]) if applied else None
+    rungs = {name: rung_named(name) for name in job.get("under", ())}
+    ladder = pkgutil.resolve_name(job["ladder"]) if job["applied"] else None
+    rungs |= {str(number): ladder.rung(number) for number in job["applied"]}
 
     def probe(run) -> dict[str, str]:
         found = {}
-        for place, number in enumerate(applied):
-            later = {
-                field for other in applied[place + 1 :] for field in ladder.rung(other).CHANGES
-            }
-            own = set(ladder.rung(number).CHANGES)
-            if own and own <= later:
+        for place, (name, rung) in enumerate(rungs.items(), start=1):
+            later = {field for other in [*rungs.values()][place:] for field in other.CHANGES}
+            if rung.CHANGES and later.issuperset(rung.CHANGES):
                 continue  # nothing of it is left: what came in its place proves itself
-            found[str(number)] = ladder.rung(number).in_effect(run)
+            found[name] = rung.in_effect(run)
         return found
 
     return probe

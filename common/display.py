@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.engine.metric import Workload
+from common.engine.rungs import shown
 from common.report.tables import progress_line
 
 
@@ -45,7 +46,7 @@ class Display:
             ahead = f", {self.time_left()}" if self.time_left() else ""
             self.say(f"round {turn} of {self.rounds}{ahead}")
         self.turn, self.begun = turn, time.perf_counter()
-        self.title = f"{number}  {name}" + ("" if series == "ladder" else f" ({series})")
+        self.title = f"{shown(number)}  {name}" + ("" if series == "ladder" else f" ({series})")
         self.progress.reset(self.task, description=self.title, left=self.time_left())
 
     def phase(self, text: str) -> None:

@@ -1,11 +1,13 @@
 """A ladder: numbered rungs over a baseline recipe. A rung is a module; see CONTRIBUTING.md."""
 
+import pkgutil
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
 from common.engine.metric import Workload
+from common.engine.rungs import REFERENCE
 from common.recipe import Numerics, Recipe
 
 
@@ -19,18 +21,23 @@ class DoesNotApply(Exception):
 
 @dataclass(frozen=True)
 class Ladder:
-    """Rung 0 is the baseline; rung n is the nth module.
+    """Rung 0 is the baseline, or what the foot makes of it; rung n is the nth module.
 
-    A rung adds its change to the one below it, or to the one that it names as its BASE.
+    A rung adds its change to the one below it, or to the one that it names as its BASE. A ladder
+    that stands on rungs of another one says which, so that they are proven as well, and may have
+    the recipe below all of them measured with rung 0, as its reference.
     """
 
     name: str  # the package that holds it, importable
     rungs: tuple[ModuleType, ...]
     attribute: str = "LADDER"  # its own name in that package
     foot: Callable[[Recipe, object], Recipe] = lambda recipe, device: recipe  # a preset's, changed
-    numbers: tuple[int, ...] | None = None  # the rungs to measure unless asked; None: all
     workload: Workload | None = None  # what its figures are
-    published: Callable[[], dict[str, dict[int, str]]] = dict  # gains from elsewhere, by title
+    published: Callable[[list[dict]], dict[str, dict[int, str]]] = lambda records: {}  # gains
+    under: Callable[[Recipe, object], list[str]] = lambda recipe, device: []  # in it: "steps 7"
+    start: str = "baseline"  # rung 0's name
+    declared: Numerics = Numerics.ROUNDING  # what the foot may do to the numbers
+    reference: str = ""  # the name of the preset's own recipe, if rung 0 is measured beside it
     note: str = ""  # what its figures are not
 
     @property
@@ -48,13 +55,15 @@ class Ladder:
 
     def title(self, number: int) -> str:
         """The rung's name, from the first line of its docstring: '7. FlashAttention.'"""
-        if number == 0:
-            return "baseline"
-        return re.match(r"\d+\. (.+)\.", self.rung(number).__doc__)[1]
+        if number <= 0:
+            return self.reference if number == REFERENCE else self.start
+        return re.match(r"(?:\d+\. )?(.+)\.", self.rung(number).__doc__)[1]
 
     def numerics(self, number: int) -> Numerics:
-        """What the rung declares; the baseline is only rounded."""
-        return self.rung(number).NUMERICS if number else Numerics.ROUNDING
+        """What the rung declares; a recipe without rungs is only rounded."""
+        if number <= 0:
+            return Numerics.ROUNDING if number == REFERENCE else self.declared
+        return self.rung(number).NUMERICS
 
     def named_base(self, number: int) -> int | None:
         """The rung that this one says it adds to, and cannot do without; None for a stair's."""
@@ -67,7 +76,16 @@ class Ladder:
 
     def chain(self, number: int) -> list[int]:
         """The rungs from the baseline to this one, through their bases."""
-        return [*self.chain(self.base(number)), number] if number else []
+        return [*self.chain(self.base(number)), number] if number > 0 else []
+
+    def applicable(self, numbers: Iterable[int], recipe: Recipe, device) -> list[int]:
+        """Those of the rungs that apply, each asked on top of the ones before it."""
+        found = []
+        for number in numbers:
+            if self.rung(number).applies(device, recipe) is None:
+                recipe = self.rung(number).apply(recipe)
+                found.append(number)
+        return found
 
     def compose(self, baseline: Recipe, numbers: Iterable[int]) -> Recipe:
         """The baseline with the changes of the given rungs, in order."""
@@ -75,3 +93,9 @@ class Ladder:
             if number:
                 baseline = self.rung(number).apply(baseline)
         return baseline
+
+
+def rung_named(name: str) -> ModuleType:
+    """The module of "steps 7": a ladder's package, and a number."""
+    package, number = name.split()
+    return pkgutil.resolve_name(f"{package}:LADDER").rung(int(number))

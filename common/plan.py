@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.device import DeviceFacts
+from common.engine.rungs import REFERENCE
 from common.ladder import Ladder
 from common.measure import Settings
 from common.recipe import Recipe
@@ -20,6 +21,8 @@ class Plan:
     baseline: Recipe
     device: DeviceFacts
     settings: Settings
+    plain: Recipe | None = None  # what the ladder's foot made the baseline of; None: it made none
+    under: tuple[str, ...] = ()  # rungs of another ladder that are in the baseline, to be proven
     numbers: tuple[int, ...]  # the rungs to measure
     alone: tuple[int, ...] = ()  # rungs to measure by themselves on the baseline
     without: tuple[int, ...] = ()  # rungs to leave out of the full stack
@@ -30,6 +33,11 @@ class Plan:
     note: str = ""
     profile: bool = False  # the first round, too: where the time of a step goes
     traces: Path | None = None  # a folder for what the profiles saw
+
+    @property
+    def reference(self) -> Recipe:
+        """The recipe without any rung, which the check before the clock compares with."""
+        return self.plain or self.baseline
 
     def jobs(self) -> list[tuple[str, int]]:
         """(series, rung) of one round, in climbing order."""
@@ -49,7 +57,8 @@ class Plan:
         """How one job is measured: in the first round of the ladder perhaps with a profile."""
         if not self.profile or turn > 1 or series != LADDER:
             return self.settings
-        trace = self.traces and str(self.traces.resolve() / f"rung-{number:02}.json")
+        name = "reference" if number == REFERENCE else f"rung-{number:02}"
+        trace = self.traces and str(self.traces.resolve() / f"{name}.json")
         return replace(self.settings, profile=True, trace=trace)
 
 

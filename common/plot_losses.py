@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from common.engine.rungs import shown
 from common.report.plot import BLUE, ORANGE, finish, plt
 from common.train_metrics import describe
 
@@ -30,7 +31,7 @@ def plot_losses(records: list[dict], path: Path) -> None:
         losses = measured["losses"]
         tokens = [measured["tokens_per_step"] * (step + 1) for step in range(len(losses))]
         width = 4 - 3 * place / max(1, len(first_round))  # thinner on top: all stay visible
-        label = f"{record['rung']}  {record['name']}"
+        label = f"{shown(record['rung'])}  {record['name']}"
         if (held_out := measured.get("validation_loss")) is not None:
             label += f"\n    held-out text: {held_out:.3f}"
         axes.plot(tokens, losses, color=colour, linewidth=width, label=label)

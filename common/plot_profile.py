@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.engine.rungs import shown
 from common.profile_report import figure as digits
 from common.profiling import (
     ATTENTION,
@@ -53,7 +54,7 @@ def plot_profile(frame: pd.DataFrame, records: list[dict], path: Path) -> None:
             label += f"  (least {digits(row['least_ms'])}: {row['explained']:.0%} of the timed)"
         end = max(row["timed_ms"], row["profiled_ms"]) + 0.01 * longest
         axes.text(end, place, label, va="center", fontsize=8)
-    axes.set_yticks(range(len(rows)), [f"{row['rung']}  {row['name']}" for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{shown(row['rung'])}  {row['name']}" for row in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1.5 * longest)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")

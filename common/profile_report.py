@@ -4,6 +4,7 @@ from statistics import median
 
 import pandas as pd
 
+from common.engine.rungs import REFERENCE, shown
 from common.profiling import (
     ATTENTION,
     COPIES,
@@ -95,7 +96,8 @@ def profile_text(frame: pd.DataFrame) -> str:
             f"{100 * row[part] / row['profiled_ms']:>{_width(part)}.0f}" for part in PARTS
         )
         lines.append(
-            f"{row['rung']:>2} {row['name'][:20]:<20}{shares}{cell(row['explained'], '>6.0%')}"
+            f"{shown(row['rung']):>2} {row['name'][:20]:<20}{shares}"
+            f"{cell(row['explained'], '>6.0%')}"
         )
     lines.append("   roof: the share of the timed step that the hardware's ceilings explain")
     return "\n".join(lines)
@@ -135,7 +137,7 @@ def profile_markdown(frame: pd.DataFrame, records: list[dict]) -> str:
 
 
 def _name(row: dict) -> list[str]:
-    return [str(row["rung"]), row["name"]]
+    return [shown(row["rung"]), row["name"]]
 
 
 def figure(value: float | None) -> str:
@@ -156,4 +158,5 @@ def dearest(row: dict) -> str:
         ms = 1e6 * one["s"] / row["tokens"]
         share = f"{ms / row['profiled_ms']:.1%}"
         rows.append([f"`{name}`", figure(ms), share, f"{one['calls']:g}", one["part"]])
-    return f"### {row['rung']}. {row['name']}\n\n{markdown_table(head, rows)}"
+    number = "" if row["rung"] == REFERENCE else f"{row['rung']}. "
+    return f"### {number}{row['name']}\n\n{markdown_table(head, rows)}"

@@ -18,7 +18,7 @@ def with_tables(text: str) -> str:
     def table(match: re.Match) -> str:
         records = Records(PROJECT / match[2] / "records.jsonl").read()
         ladder = of_records(records)
-        made = to_brief_markdown(records, ladder.workload, ladder.published())
+        made = to_brief_markdown(records, ladder.workload, ladder.published(records))
         return f"{match[1]}\n{made}\n{match[3]}"
 
     return BLOCK.sub(table, text)

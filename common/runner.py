@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from common.display import Display
+from common.engine.rungs import REFERENCE
 from common.gpu_watch import GpuWatch, disturbance
 from common.largest_batch import SearchFailed, find_largest, needs_search
 from common.machine import command_line, commit_facts, machine_facts, version_facts
@@ -133,13 +134,15 @@ class Climb:
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
             prefix.status, prefix.reason = outcome.status, outcome.reason
-            if series == LADDER and number:
+            if series == LADDER and number > 0:
                 self.dropped.add(number)
         return record
 
     def compose(self, series: str, number: int) -> Prefix:
         """Which rungs to apply, checking each against the ones below it."""
         ladder = self.plan.ladder
+        if number == REFERENCE:
+            return Prefix([], self.plan.reference)
         if series == WITHOUT and number in self.dropped:
             reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
             return Prefix([], status="n/a", reason=reason)
@@ -190,7 +193,7 @@ class Climb:
         no neighbours, and a process there compiles for half a minute: once. Where none could be
         measured the rung's own first choice stays, and its row says what fails.
         """
-        rung = self.plan.ladder.rung(number) if number else None
+        rung = self.plan.ladder.rung(number) if number > 0 else None
         if not hasattr(rung, "candidates"):
             return
         settings, device = self.plan.settings, self.plan.device
@@ -246,15 +249,15 @@ class Climb:
         job = {
             "kind": "rung",
             "ladder": self.plan.ladder.address,
+            "under": self.under(number),
             "applied": prefix.applied,
             "recipe": prefix.recipe.to_json(),
             "settings": self.plan.settings_of(turn, series, number).to_json(),
         }
         if not any((s, n) == (series, number) for _, s, n in self.done):
-            baseline = self.plan.baseline
             below = self.composed([n for n in prefix.applied if n != number])
             job["check"] = {
-                "baseline": baseline.to_json(),
+                "baseline": self.plan.reference.to_json(),
                 "below": below.to_json(),
                 "numerics": self.claim(series, number).value,
             }
@@ -263,6 +266,10 @@ class Climb:
     def claim(self, series: str, number: int) -> Numerics:
         """What the job's recipe is held to: without a rung, to the formats' limit."""
         return Numerics.LOWER_PRECISION if series == WITHOUT else self.plan.ladder.numerics(number)
+
+    def under(self, number: int) -> list[str]:
+        """The rungs of another ladder that are in this one's recipe."""
+        return [] if number == REFERENCE else list(self.plan.under)
 
     def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its window was disturbed.
@@ -334,8 +341,9 @@ class Climb:
                 "round": turn,
                 "series": series,
                 "name": plan.ladder.title(number),
-                "base": plan.ladder.base(number) if number else None,
+                "base": plan.ladder.base(number) if number > 0 else None,
                 "note": "; ".join(filter(None, notes)),
+                "under": self.under(number),
                 "applied": prefix.applied,
                 "recipe": recipe.to_json() if recipe else None,
                 "searched": tuple(prefix.applied) in self.batches,

@@ -178,6 +178,7 @@ def notes(records: list[dict]) -> str:
         f"{describe(records)}. {rounds} round(s) of {first['settings']['steps']} timed steps "
         f"after {first['settings']['warmup']}. Text: {text}. Commit {str(first['commit'])[:10]}"
         f"{changed}: `{first['command']}`"
+        + (f" ({first['remark']})" if first.get("remark") else "")
     )
 
 

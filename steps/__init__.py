@@ -1,4 +1,4 @@
-"""The ladder: from a plain GPT-2 training step to one with ten optimizations."""
+"""The ladder: from a plain GPT-2 training step to an optimized one, one change at a time."""
 
 from dataclasses import replace
 

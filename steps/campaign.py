@@ -124,17 +124,17 @@ def share_kept(path: Path) -> str:
 TASKS = (  # by worth
     Task(
         "steps",
-        "the ten steps, a first round, with profiles",
+        "the steps, a first round, with profiles",
         ladder("--rounds", "1", "--profile", folder="steps"),
     ),
     Task(
         "again",
-        "the ten steps, a second round: verdicts",
+        "the steps, a second round: verdicts",
         ladder("--rounds", "2", "--profile", folder="steps"),
     ),
     Task(
         "beyond",
-        "beyond rung 10, one round, with profiles",
+        "beyond the steps' top, one round, with profiles",
         ladder("--ladder", "beyond", "--rounds", "1", "--profile", folder="beyond"),
     ),
     Task("scripts", "02 with one process beside 01", scripts),
@@ -145,12 +145,12 @@ TASKS = (  # by worth
     ),
     Task(
         "third",
-        "the ten steps, a third round: narrower intervals",
+        "the steps, a third round: narrower intervals",
         ladder("--rounds", "3", "--profile", folder="steps"),
     ),
     Task(
         "attribution",
-        "each of the ten steps alone and left out",
+        "each of the steps alone and left out",
         ladder("--rounds", "1", "--attribute", folder="steps"),
     ),
 )

@@ -6,6 +6,7 @@ the two runs allows, 2 if they cannot be compared.
 
 import sys
 
+from common.engine.rungs import shown
 from common.engine.stats import UNJUDGED
 from common.errors import UserError, exit_on_user_error
 from common.options import Parser
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{'':>2} {'rung':<25}{'target':>9}{'actual':>9}{'%':>6}")
     for row in frame.to_dict("records"):
         print(
-            f"{row['rung']:>2} {row['name']:<25}{headline.text(row['a']):>9}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row['a']):>9}"
             f"{headline.text(row['b']):>9}{100 * row['ratio']:>6.0f}  {row['verdict']}"
         )
     _, worse = headline.words

@@ -6,6 +6,7 @@ differ, then the ratio B / A of every rung with its 95 % interval.
 
 import sys
 
+from common.engine.rungs import shown
 from common.errors import exit_on_user_error
 from common.options import Parser
 from common.report.comparison import compare, differences, read_run, same_ladder
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     for row in frame.to_dict("records"):
         low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
         print(
-            f"{row['rung']:>2} {row['name']:<25}{headline.text(row['a']):>9}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row['a']):>9}"
             f"{headline.text(row['b']):>9}{row['ratio']:>7.2f}  {low} to {high}  "
             f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
         )

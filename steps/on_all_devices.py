@@ -1,7 +1,7 @@
-"""11. DDP on all devices.
+"""DDP on all devices.
 
 Changes: every device trains on windows of its own, as 02_opt_multi_gpu_ddp.py does: rung 1 of the
-parallel ladder on top of the ten steps.
+parallel ladder, on the top of this one.
 Why faster: n devices process n times the tokens in a step.
 Cost: gradients are averaged in every step. What does not overlap with the backward pass is lost
 time; the efficiency says how much is kept. The batch of a step is n times as large.

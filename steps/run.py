@@ -18,6 +18,7 @@ import psutil
 from common.data import read_text, read_tokens, split, write_atomically
 from common.device import DeviceFacts, describe_in_child, pick_type
 from common.display import Display
+from common.engine.rungs import REFERENCE, called
 from common.errors import UserError, exit_on_user_error
 from common.gpu_watch import low_utilisation
 from common.ladder import Ladder
@@ -71,18 +72,19 @@ def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:
 
 
 def chosen_rungs(ladder: Ladder, upto: str | None, only: str | None) -> tuple[int, ...]:
-    """The rungs that --upto and --only ask for; without them, the ladder's own choice."""
+    """The rungs that --upto and --only ask for; without them, all."""
     if upto is not None and only is not None:
         raise UserError("--upto and --only: give one of them")
     if only is not None:
         return tuple(sorted({rung_number(ladder, "--only", part) for part in only.split(",")}))
     last = ladder.top if upto is None else rung_number(ladder, "--upto", upto)
-    numbers = ladder.numbers or range(ladder.top + 1)
-    return tuple(number for number in numbers if number <= last)
+    return tuple(range(last + 1))
 
 
 def list_rungs(ladder: Ladder) -> None:
-    print(" 0  baseline")
+    if ladder.reference:
+        print(f"    {ladder.reference:<27} measured with rung 0")
+    print(f" 0  {ladder.title(0)}")
     for number in range(1, ladder.top + 1):
         rung, base = ladder.rung(number), ladder.base(number)
         changes = ", ".join(rung.CHANGES) + (f" (on {base})" if base != number - 1 else "")
@@ -95,7 +97,7 @@ def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, s
     from common import plot_losses, plot_profile  # matplotlib takes a second to import
     from common.report import plot
 
-    workload, published = ladder.workload, ladder.published()
+    workload, published = ladder.workload, ladder.published(records)
     paths = {kind: out / f"ladder.{kind}" for kind in ("csv", "md", "png")}
     paths["losses"] = out / "losses.png"
     frame = to_frame(records, workload)
@@ -127,12 +129,15 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
     numbers = chosen_rungs(ladder, options.upto, options.only)
     alone, without = extra_jobs(ladder, options, numbers)
     work = workload(options, device)
+    plain = replace(work.recipe, devices=devices)
     split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong with the text
     if (options.profile or options.trace) and device.type not in ACTIVITIES:
         raise UserError(f"--profile: torch's profiler sees no kernels on {device.type}")
     plan = Plan(
         ladder=ladder,
-        baseline=ladder.foot(replace(work.recipe, devices=devices), device),
+        baseline=ladder.foot(plain, device),
+        plain=plain,
+        under=tuple(ladder.under(plain, device)),
         device=device,
         settings=Settings(
             shape=work.shape,
@@ -142,7 +147,7 @@ def make_plan(options: argparse.Namespace) -> tuple[Plan, str]:
             text=options.text,
             validate=options.validate,
         ),
-        numbers=numbers,
+        numbers=(REFERENCE, *numbers) if ladder.reference and 0 in numbers else numbers,
         alone=alone,
         without=without,
         rounds=options.rounds or (2 if device.type == "cpu" else 3),
@@ -256,7 +261,7 @@ def warnings(records: list[dict]) -> list[str]:
         low = low_utilisation(record["window"], wait, record["recipe"]["batch_size"])
         for text in (low, record["note"] if "disturbed" in record["note"] else None):
             if text:
-                found[f"rung {record['rung']}: {text}"] = None
+                found[f"{called(record)}: {text}"] = None
     return list(found)
 
 

@@ -13,13 +13,15 @@ import pytest
 import torch
 
 from common.device import DeviceFacts
+from common.ladder import Ladder
 from common.presets import auto
 from common.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
+from ladders.beyond import step12_float8
 from ladders.parallel.recipe import ParallelRecipe
 from steps import LADDER as STEPS
-from steps import doctor
+from steps import doctor, step07_flash_attention
 
 
 def nvidia(name: str, *capability: int) -> DeviceFacts:
@@ -54,7 +56,8 @@ DEVICES = {
     "old": other("cpu", "cpu", "Intel(R) Xeon(R) Gold 6130", native_bf16=False),
 }
 
-# A dot is yes; a letter says why not: words of the reason, and what it rests on.
+# A dot is yes; a letter says why not: words of the reason, and what it rests on. Steps are those of
+# the first ladder, rungs those of beyond.
 WHY_NOT = {
     "a": ("capability 8.0", "NVIDIA, A100 whitepaper: TF32 and bfloat16 come with Ampere"),
     "b": ("TF32 is tried on NVIDIA", "not tried on others: MI300X and Intel's GPUs have it"),
@@ -67,16 +70,16 @@ WHY_NOT = {
     "i": ("run with dropout", "intel/torch-xpu-ops#2232: neither oneDNN's nor SYCL-TLA's kernel"),
     "j": ("no backward pass", "pytorch/pytorch#179294, of attention on Apple GPUs"),
     "k": ("no such setting", "torch, CUDA semantics; mallopt(3): CUDA's allocator, and glibc's"),
-    "l": ("(step 7)", "rung 14 adds to step 7"),
-    "m": ("of a CPU", "rungs 15 and 17 are loops for its vector registers"),
-    "n": ("for CPUs that", "rung 16: of the two CPUs measured the Xeon did (LOG.md)"),
-    "o": ("float32 already", "rung 16 adds to step 5"),
-    "p": ("(step 5)", "rungs 17 and 22 add to step 5"),
+    "l": ("(step 7)", "rung 4 adds to step 7"),
+    "m": ("of a CPU", "rungs 5 and 7 are loops for its vector registers"),
+    "n": ("for CPUs that", "rung 6: of the two CPUs measured the Xeon did (LOG.md)"),
+    "o": ("float32 already", "rung 6 adds to step 5"),
+    "p": ("(step 5)", "rungs 7 and 12 add to step 5"),
     "q": ("0 already", "the preset for CPUs has no dropout"),
-    "r": ("(rung 14)", "rung 19 adds to rung 14"),
+    "r": ("(rung 4)", "rung 9 adds to rung 4"),
     "s": ("to choose from", "torch, sdp_utils.cpp: CUDA has three, ROCm two (no cuDNN)"),
-    "t": ("holds the tokens", "rung 20"),
-    "u": ("step 8", "rung 21 adds to step 8"),
+    "t": ("holds the tokens", "rung 10"),
+    "u": ("step 8", "rung 11 adds to step 8"),
     "v": ("CUDA devices only", "CUDA graphs; on a CPU no mode was faster: LOG.md"),
     "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
     "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
@@ -86,8 +89,8 @@ WHY_NOT = {
 # left to the probes: ROCm's attention runs where AOTriton knows the architecture, on some only with
 # TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 (sdp_utils.cpp); Intel's on Max and Arc B (the same file
 # under xpu). A T4 lacks the 68 multiprocessors that max-autotune wants (is_big_gpu in inductor's
-# utils.py), so that CUDA graphs are what rung 21 may gain there.
-TABLE = """
+# utils.py), so that CUDA graphs are what rung 11 may gain there.
+STEPS_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
  1 Causal mask on the fly   .     .    .    .     .     .     .      .    .    .    .    .
  2 TF32                     a     a    a    .     .     .     b      b    b    b    b    b
@@ -99,25 +102,35 @@ TABLE = """
  8 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
  9 Vocabulary padding       .     .    .    .     .     .     .      .    .    .    .    .
 10 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .
-11 Loss in graph            e     .    .    .     .     .     .      .    .    f    .    .
-12 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
-13 Chunked head and loss    .     .    .    .     .     .     .      .    .    .    .    .
-14 Fused QKV                l     l    l    .     .     .     .      l    l    l    .    .
-15 Narrow heads             m     m    m    m     m     m     m      m    m    m    .    .
-16 Product format           n     n    n    n     n     n     n      n    n    n    .    o
-17 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
-18 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
-19 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
-20 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
-21 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
-22 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
-23 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
 """
-COLUMNS, *ROWS = TABLE.strip().splitlines()
-CELLS = {
-    name: {int(row.split()[0]): row.split()[-len(DEVICES) :][place] for row in ROWS}
-    for place, name in enumerate(COLUMNS.split())
-}
+BEYOND_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Loss in graph            e     .    .    .     .     .     .      .    .    f    .    .
+ 2 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
+ 3 Chunked head and loss    .     .    .    .     .     .     .      .    .    .    .    .
+ 4 Fused QKV                l     l    l    .     .     .     .      l    l    l    .    .
+ 5 Narrow heads             m     m    m    m     m     m     m      m    m    m    .    .
+ 6 Product format           n     n    n    n     n     n     n      n    n    n    .    o
+ 7 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
+ 8 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
+ 9 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
+10 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
+11 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
+12 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
+13 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
+"""
+
+
+def cells(table: str) -> dict[str, dict[int, str]]:
+    """By device, then by the rung's number."""
+    columns, *rows = table.strip().splitlines()
+    return {
+        name: {int(row.split()[0]): row.split()[-len(DEVICES) :][place] for row in rows}
+        for place, name in enumerate(columns.split())
+    }
+
+
+TABLES = {"steps": (STEPS, cells(STEPS_TABLE)), "beyond": (BEYOND, cells(BEYOND_TABLE))}
 
 
 @pytest.fixture(autouse=True)
@@ -137,31 +150,34 @@ def all_compilers(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
 
 
-def climbed(device: DeviceFacts) -> dict[int, str | None]:
+def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     """Each rung's answer on top of those below it that apply, at the preset for the device."""
-    recipe, answers = auto(device)[1], {}
-    for number in range(1, BEYOND.top + 1):
-        rung = BEYOND.rung(number)
+    recipe, answers = ladder.foot(auto(device)[1], device), {}
+    for number in range(1, ladder.top + 1):
+        rung = ladder.rung(number)
         answers[number] = rung.applies(device, recipe)
-        if answers[number] is None and number != 10:  # rung 11 leaves it out: its BASE is 9
+        if answers[number] is None:
             recipe = rung.apply(recipe)
     return answers
 
 
+@pytest.mark.parametrize("ladder", TABLES)
 @pytest.mark.parametrize("name", DEVICES)
-def test_the_table_holds(name):
-    answers = climbed(DEVICES[name])
-    assert answers.keys() == CELLS[name].keys()
-    for number, cell in CELLS[name].items():
+def test_the_table_holds(name, ladder):
+    ladder, table = TABLES[ladder]
+    answers = climbed(ladder, DEVICES[name])
+    assert answers.keys() == table[name].keys()
+    for number, cell in table[name].items():
         if cell == ".":
             assert answers[number] is None, number
         else:
             assert WHY_NOT[cell][0] in str(answers[number]), number
 
 
-def test_the_table_is_whole():
-    assert CELLS.keys() == DEVICES.keys()
-    used = {cell for column in CELLS.values() for cell in column.values()}
+def test_the_tables_are_whole():
+    tables = [table for _, table in TABLES.values()]
+    assert all(table.keys() == DEVICES.keys() for table in tables)
+    used = {cell for table in tables for column in table.values() for cell in column.values()}
     assert used == {".", *WHY_NOT}
 
 
@@ -178,14 +194,14 @@ def test_the_table_is_whole():
     ],
 )
 def test_flash_attention_asks_for_device_format_and_dropout(name, recipe, words):
-    reason = STEPS.rung(7).applies(DEVICES[name], recipe)
+    reason = step07_flash_attention.applies(DEVICES[name], recipe)
     assert reason is None if words is None else words in reason
 
 
 def test_no_reason_says_that_a_card_lacks_what_it_has():
     """MI300X has FP8 matrix units, Turing and Ampere have INT8 ones."""
     for name in ("T4", "A100", "MI300"):
-        reason = BEYOND.rung(22).applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
+        reason = step12_float8.applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
         assert "implemented only for" in reason
         assert f"{DEVICES[name].name} has no" not in reason
 

@@ -12,7 +12,7 @@ from common import largest_batch, runner
 from common.compiler import missing_compiler
 from common.device import DeviceFacts
 from common.records import Records
-from steps import campaign
+from steps import LADDER, campaign
 from steps.campaign import CUT, DONE, FAILED, TOO_LONG, Campaign, Task, main, share_kept
 from tests.conftest import PROJECT, run
 from tests.test_resume import at_once
@@ -70,7 +70,7 @@ def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     assert "the same command goes on from here" in first.stdout
     assert kept(out)["tasks"] == {"steps": CUT}
     before = (out / "steps" / "records.jsonl").read_bytes()
-    assert 0 < before.count(b"\n") < 11
+    assert 0 < before.count(b"\n") < LADDER.top + 1
     assert (out / "steps" / "ladder.md").exists()  # what was measured can be read at once
     second = run(*command, "--minutes", "30", timeout=900)
     assert second.returncode == 0, second.stderr
@@ -78,8 +78,8 @@ def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     assert (out / "steps" / "records.jsonl").read_bytes().startswith(before)
     records = Records(out / "steps" / "records.jsonl").read()
     status = {r["rung"]: r["status"] for r in records}
-    assert status == {n: "n/a" if n in (2, 4) else "ok" for n in range(11)}
-    assert len(records) == 11
+    assert status == {n: "n/a" if n in (2, 4) else "ok" for n in range(LADDER.top + 1)}
+    assert len(records) == LADDER.top + 1
     assert "02 with one process over 01: " in second.stdout
 
 

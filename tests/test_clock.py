@@ -11,7 +11,7 @@ from common.measure import EventClock, HostClock, Settings, measure, time_steps
 from common.presets import PRESETS, baseline
 from common.process import Outcome
 from common.recipe import Recipe
-from ladders.beyond.step22_float8 import Float8Linear
+from ladders.beyond.step12_float8 import Float8Linear
 
 
 class FakeDevice:

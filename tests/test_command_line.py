@@ -13,15 +13,16 @@ from steps import run as command
 from tests.conftest import run
 
 TINY = ("--preset", "tiny", "--device", "cpu")
+TOP = LADDER.top
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--upto", "11"), "--upto 11: must be a rung from 0 to 10"),
-        (("--upto", "seven"), "--upto seven: must be a rung from 0 to 10"),
+        (("--upto", f"{TOP + 1}"), f"--upto {TOP + 1}: must be a rung from 0 to {TOP}"),
+        (("--upto", "seven"), f"--upto seven: must be a rung from 0 to {TOP}"),
         (("--upto", "-1"), "--upto"),
-        (("--only", "3,x"), "--only x: must be a rung from 0 to 10"),
+        (("--only", "3,x"), f"--only x: must be a rung from 0 to {TOP}"),
         (("--only", "3", "--upto", "4"), "--upto and --only"),
         (("--heads", "3", *TINY), "--heads 3: does not divide --emb-dim 32; allowed: 1, 2, 4"),
         (("--context", "900000", *TINY), "--context 900000: longer than the text"),
@@ -35,7 +36,7 @@ TINY = ("--preset", "tiny", "--device", "cpu")
         (("--steps", "0"), "--steps: 0: must be a whole number from 1 on"),
         (("--warmup", "1"), "--warmup: 1: must be a whole number from 2 on"),
         (("--rounds", "0"), "--rounds: 0: must be a whole number from 1 on"),
-        (("--without", "0", *TINY), "--without 0: must be a rung from 1 to 10"),
+        (("--without", "0", *TINY), f"--without 0: must be a rung from 1 to {TOP}"),
         (("--without", "3", "--upto", "5", *TINY), "--without: needs the full stack"),
         (("--attribute", "--only", "1", *TINY), "--attribute: needs the whole ladder"),
         (("--steps", "many"), "--steps: many: must be a whole number"),

@@ -12,10 +12,12 @@ import torch
 from torch.nn import functional as F
 
 from common.build import build, train_step
+from common.equivalence import has_own_loss
+from common.model import LogitsLoss
 from common.recipe import LARGEST, Numerics, Recipe
 from common.weights import load_unpadded_state, unpadded_state
 from ladders import parallel
-from steps import LADDER, ON_ALL_DEVICES
+from steps import LADDER, ON_ALL_DEVICES, step05_bfloat16, step09_vocab_padding
 from tests.conftest import SMALL
 
 CPU = torch.device("cpu")
@@ -26,18 +28,29 @@ FLOAT32_ROUNDING = 1e-5
 BFLOAT16_ROUNDING = 0.05  # 8 bits of mantissa, through two layers and back
 
 
+def number_of(rung) -> int:
+    return LADDER.rungs.index(rung) + 1
+
+
 def recipe_at(number: int, **changes) -> Recipe:
     recipe = LADDER.compose(BASELINE, range(number + 1))
     return replace(recipe, batch_size=2, **changes)
 
 
-def answers(recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Logits, loss, and every gradient over the tokenizer's ids, in float32."""
-    run = build(recipe, SMALL, CPU)
+def answers(recipe: Recipe, own_loss: bool = False) -> dict[str, torch.Tensor]:
+    """Logits, loss, and every gradient over the tokenizer's ids, in float32.
+
+    The loss is taken over these ids only, or, as `own_loss`, by the recipe's objective; that would
+    count padding ids, so then there are none.
+    """
+    run = build(replace(recipe, vocab_multiple=1) if own_loss else recipe, SMALL, CPU)
     generator = torch.Generator().manual_seed(0)
     inputs, targets = torch.randint(509, (2, 2, 16), generator=generator)
     logits = run.model(inputs)[..., : SMALL.vocab_size]
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+    if own_loss:
+        loss = run.objective(inputs, targets)
+    else:
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     loss.backward()
     found = {"logits": logits.detach(), "loss": loss.detach()}
     for name, parameter in run.model.named_parameters():
@@ -51,30 +64,63 @@ def worst_error(before: dict, after: dict) -> float:
     return max(((before[k] - after[k]).norm() / before[k].norm()).item() for k in before)
 
 
-@pytest.mark.parametrize("number", NUMBERS)
-def test_numbers_are_as_declared(number):
-    before, after = answers(recipe_at(number - 1)), answers(recipe_at(number))
-    error = worst_error(before, after)
-    declared = LADDER.rung(number).NUMERICS
-    if declared is Numerics.EXACT:
+def error_between(below: Recipe, above: Recipe) -> float:
+    """The worst error of logits, loss, and gradients; both losses are had in the same way."""
+    own_loss = has_own_loss(below) or has_own_loss(above)
+    return worst_error(answers(below, own_loss), answers(above, own_loss))
+
+
+def hold_to_declaration(numerics: Numerics, below: Recipe, above: Recipe) -> None:
+    error = error_between(below, above)
+    if numerics is Numerics.EXACT:
         assert error == 0.0
-    elif recipe_at(number).dtype is torch.float32:
+    elif above.dtype is torch.float32:
         assert error < FLOAT32_ROUNDING
     else:
         assert error < BFLOAT16_ROUNDING
 
 
 @pytest.mark.parametrize("number", NUMBERS)
+def test_numbers_are_as_declared(number):
+    declared = LADDER.rung(number).NUMERICS
+    hold_to_declaration(declared, recipe_at(number - 1), recipe_at(number))
+
+
+@pytest.mark.parametrize("number", NUMBERS)
 def test_float32_tells_wrong_code_from_low_precision(number):
-    before = answers(recipe_at(number - 1, dtype=torch.float32))
-    after = answers(recipe_at(number, dtype=torch.float32))
-    assert worst_error(before, after) < FLOAT32_ROUNDING
+    below, above = (recipe_at(n, dtype=torch.float32) for n in (number - 1, number))
+    assert error_between(below, above) < FLOAT32_ROUNDING
+
+
+class SameLoss(LogitsLoss):
+    """Cross-entropy as a layer: the same kernels."""
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.CrossEntropyLoss()(self.model(ids).flatten(0, 1), targets.flatten())
+
+
+class SmoothedLoss(LogitsLoss):
+    """Something else, and nothing but the objective tells."""
+
+    def forward(self, ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        logits = self.model(ids).flatten(0, 1)
+        return F.cross_entropy(logits, targets.flatten(), label_smoothing=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rung_that_changes_the_objective_is_held_to_what_it_declares(dtype):
+    below = recipe_at(LADDER.top, dtype=dtype)
+    hold_to_declaration(Numerics.EXACT, below, replace(below, objective=SameLoss))
+    for numerics in (Numerics.EXACT, Numerics.ROUNDING):
+        with pytest.raises(AssertionError):
+            hold_to_declaration(numerics, below, replace(below, objective=SmoothedLoss))
 
 
 def test_bfloat16_is_lower_precision_and_says_so():
-    error = worst_error(answers(recipe_at(4)), answers(recipe_at(5)))
+    number = number_of(step05_bfloat16)
+    error = error_between(recipe_at(number - 1), recipe_at(number))
     assert FLOAT32_ROUNDING < error < BFLOAT16_ROUNDING
-    assert LADDER.rung(5).NUMERICS is Numerics.LOWER_PRECISION
+    assert step05_bfloat16.NUMERICS is Numerics.LOWER_PRECISION
 
 
 @pytest.mark.parametrize("number", NUMBERS)
@@ -132,7 +178,8 @@ def test_a_state_of_another_shape_is_refused():
 def test_padding_costs_what_its_docstring_says():
     """The loss over all columns starts log((V + 47) / V) too high, and no more."""
     losses = []
-    for number in (8, 9):
+    padding = number_of(step09_vocab_padding)
+    for number in (padding - 1, padding):
         run = build(recipe_at(number, dtype=torch.float32, compile=False), SMALL, CPU)
         with torch.no_grad():
             run.model.head.weight.zero_()  # uniform over the columns

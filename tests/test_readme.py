@@ -27,7 +27,7 @@ def test_committed_tables_are_the_records(folder):
     ladder = of_records(records)
     if (folder / "ladder.csv").exists():  # not beside a loss curve
         assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records, ladder.workload))
-    expected = to_markdown(records, ladder.workload, ladder.published())
+    expected = to_markdown(records, ladder.workload, ladder.published(records))
     assert (folder / "ladder.md").read_text() == expected
 
 

@@ -24,7 +24,7 @@ from common.runner import Climb
 from steps import LADDER
 from steps.run import main, write_results
 from tests.conftest import run
-from tests.test_runner import start_ladder, wait_for_records
+from tests.test_runner import SEARCHES, start_ladder, wait_for_records
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 PLAN = Plan(
@@ -32,7 +32,7 @@ PLAN = Plan(
     baseline=baseline("tiny"),
     device=describe("cpu"),
     settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
-    numbers=tuple(range(10)),
+    numbers=tuple(range(SEARCHES)),
     rounds=2,
     preset="tiny",
     timeout=30.0,
@@ -41,7 +41,7 @@ PLAN = Plan(
 WHOLE = {
     (turn, n): "n/a" if n in (2, 4) else "ok"
     for turn in (1, 2)
-    for n in range(10)
+    for n in range(SEARCHES)
     if turn == 1 or n not in (2, 4)
 }
 
@@ -188,15 +188,18 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
 
     monkeypatch.setattr(runner, "run_job", at_once)
     monkeypatch.setattr(largest_batch, "run_job", at_once)
-    alone, without = tuple(range(2, 11)), tuple(range(1, 10))
-    plan = replace(PLAN, numbers=tuple(range(11)), alone=alone, without=without)
+    top = LADDER.top
+    alone, without = tuple(range(2, top + 1)), tuple(range(1, top))
+    plan = replace(PLAN, numbers=tuple(range(top + 1)), alone=alone, without=without)
     with Display(len(plan.jobs()) * 2) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
     records = Records(tmp_path / "records.jsonl").read()
     applied = {(r["series"], r["rung"]): r["applied"] for r in records if r["status"] == "ok"}
     assert applied["alone", 7] == [7]
-    assert applied["without", 5] == [1, 3, 6, 7, 8, 9, 10]
-    batches = {r["recipe"]["batch_size"] for r in records if 10 in r["applied"] and r["recipe"]}
+    assert applied["without", 5] == [n for n in range(1, top + 1) if n not in (2, 4, 5)]
+    full = [r for r in records if r["series"] == "without" or r["rung"] == top]
+    found = [r["recipe"] for r in full if SEARCHES in r["applied"]]
+    batches = {recipe["batch_size"] for recipe in found if recipe}
     assert len(batches) == 1  # left out: the batch of the full stack, so that one thing differs
     paths = write_results(records, tmp_path, LADDER)
     assert all(Path(path).stat().st_size for path in paths.values())

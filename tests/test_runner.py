@@ -26,6 +26,8 @@ from steps.run import write_results
 from tests import faulty
 from tests.conftest import PROJECT, fake_record, last_json, run
 
+# the step whose batch is found by search
+SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.CHANGES)
 HANGS = 3  # the faulty rung that sleeps for ten minutes
 
 
@@ -85,7 +87,7 @@ def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
         baseline=baseline("tiny"),
         device=describe("cpu"),
         settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
-        numbers=(10,),
+        numbers=(SEARCHES,),
         preset="tiny",
         timeout=60.0,
         search_s=1.0,
@@ -120,8 +122,8 @@ def test_no_process_is_left_behind(faulty_climb):
 
 def test_records_hold_what_a_number_needs(tiny_ladder):
     records = Records(tiny_ladder[0] / "records.jsonl").read()
-    top = next(record for record in records if record["rung"] == 10)
-    assert len(records) == 2 * 11 - 2  # n/a rungs say so once
+    top = next(record for record in records if record["rung"] == LADDER.top)
+    assert len(records) == 2 * (LADDER.top + 1) - 2  # n/a rungs say so once
     assert len(top["measurement"]["step_s"]) == PRESETS["tiny"].steps
     assert top["versions"]["torch"]
     assert top["machine"]["cpu"]
@@ -135,7 +137,7 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     out, done = tiny_ladder
     assert done.returncode == 0, done.stderr
     said = last_json(done)
-    assert (said["ok"], said["n/a"], said["failed"]) == (18, 2, 0)
+    assert (said["ok"], said["n/a"], said["failed"]) == (2 * (LADDER.top - 1), 2, 0)
     records = {r["rung"]: r for r in Records(out / "records.jsonl").read() if r["round"] == 1}
     proof = {
         n: r["measurement"]["in_effect"].get(str(n))
@@ -146,8 +148,9 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     assert proof[8] == "1 graph, 0 breaks"
     assert proof[9] == "50,304 rows"
     assert records[2]["status"] == records[4]["status"] == "n/a"
-    assert records[10]["recipe"]["batch_size"] > records[9]["recipe"]["batch_size"]
-    assert records[10]["note"].startswith("search ended")
+    found, below = records[SEARCHES], records[SEARCHES - 1]
+    assert found["recipe"]["batch_size"] > below["recipe"]["batch_size"]
+    assert found["note"].startswith("search ended")
     assert all(float(said[k]) >= 0 for k in ("wall_s", "runner_s"))
     for name in ("ladder.csv", "ladder.md", "ladder.png"):
         assert (out / name).stat().st_size > 500

@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.engine import stats
 from common.engine.metric import EXACT, LOWER, Workload
+from common.engine.rungs import stack
 from common.errors import UserError
 from common.records import Records
 from common.report.frame import Headline
@@ -69,7 +70,7 @@ def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
     names = {n: rows[-1] for n, rows in runs[1].of("ladder").items()}
     pairs = {}
     for number, record in names.items():
-        key = tuple(record["applied"])
+        key = stack(record)
         if record["status"] == "ok" and all(key in r.logs for r in runs):
             pairs[number] = tuple(list(r.logs[key].values()) for r in runs)
     if not pairs:

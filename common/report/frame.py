@@ -8,6 +8,7 @@ import pandas as pd
 
 from common.engine import stats
 from common.engine.metric import EXACT, LOWER, Metric, Workload
+from common.engine.rungs import proof, stack
 
 OVER = {"median": median, "max": max, "first": lambda values: values[0]}
 ABOUT = ("rung", "name", "status", "reason")
@@ -24,7 +25,7 @@ class Headline:
         self.logs: dict[tuple, dict[int, float]] = {}
         for record in self.records:
             if record["status"] == "ok":
-                by_round = self.logs.setdefault(tuple(record["applied"]), {})
+                by_round = self.logs.setdefault(stack(record), {})
                 by_round[record["round"]] = math.log(metric.of(record))
 
     def ratio(self, above: tuple, below: tuple) -> list[float]:
@@ -66,14 +67,15 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
     """One row per rung; what was not measured is missing, never 0.
 
     The headline is the median of the rounds. `x_prev` is the gain over the rung that this one was
-    added to and `x_base` over the baseline, each the median of the rounds' own ratios, above 1
-    where the rung is better, and missing where the other was not measured. Bounds are of 95 %
+    added to and `x_base` over the baseline, without rungs of any ladder, each the median of the
+    rounds' own ratios, above 1 where the rung is better, and missing where the other was not
+    measured. Bounds are of 95 %
     intervals; a verdict is judged for all rungs together.
     """
     headline = Headline(records, workload.headline)
     name = workload.headline.name
     rungs = headline.of("ladder")
-    applied = {n: tuple(rows[-1]["applied"]) for n, rows in rungs.items()}
+    applied = {n: stack(rows[-1]) for n, rows in rungs.items()}
     logs = {
         n: list(headline.logs[applied[n]].values()) for n in rungs if applied[n] in headline.logs
     }
@@ -118,7 +120,7 @@ def _row(records: list[dict], workload: Workload) -> dict:
         return row
     bad = [f"round {r['round']} {r['status']}: {r['reason']}" for r in records if r not in good]
     row["note"] = "; ".join(filter(None, [row["note"], *bad]))
-    row["in_effect"] = told["measurement"]["in_effect"].get(str(told["rung"]), "")
+    row["in_effect"] = proof(told)
     for metric in workload.metrics[1:]:
         if metric.of:
             values = [value for value in map(metric.of, good) if value is not None]

@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.engine.metric import BRIEF, Metric, Workload
+from common.engine.rungs import shown
 from common.report.attribution import KINDS
 from common.report.tables import device_type, gain, is_stair
 
@@ -33,7 +34,7 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], workload: Workload, pa
     words = f"{headline.title}, 95 % interval (gain over {below}; ~: not measurable)"
     main.set_xlabel(words if headline.better else headline.title)
     if stair:
-        main.set_yticks(range(len(rows)), [f"{row['rung']}  {row['name']}" for row in rows])
+        main.set_yticks(range(len(rows)), [f"{shown(row['rung'])}  {row['name']}" for row in rows])
     else:
         main.set_yticks(range(len(rows)), branches(rows), family="monospace", fontsize=9)
     main.set_ylim(len(rows) - 0.4, -0.6)
@@ -95,11 +96,11 @@ def branches(rows: list[dict]) -> list[str]:
     labels = []
     for row in rows:
         number = row["rung"]
-        if number:
+        if number > 0:
             base = number - 1 if pd.isna(row["base"]) else int(row["base"])
             depth[number] = depth.get(base, 0) + 1
-        twig = "   " * (depth[number] - 1) + "└─ " if number else ""
-        labels.append(f"{twig}{number} {row['name']}")
+        twig = "   " * (depth[number] - 1) + "└─ " if number > 0 else ""
+        labels.append(f"{twig}{shown(number)} {row['name']}")
     widest = max(map(len, labels))
     return [label.ljust(widest) for label in labels]
 

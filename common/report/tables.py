@@ -5,6 +5,7 @@ import textwrap
 import pandas as pd
 
 from common.engine.metric import BRIEF, PAGE, Metric, Workload
+from common.engine.rungs import called, proof, shown
 from common.engine.stats import UNCHANGED, UNJUDGED
 from common.report.frame import to_frame
 
@@ -61,13 +62,13 @@ def to_text(frame: pd.DataFrame, workload: Workload) -> str:
             continue
         figures = "".join(f"{metric.text(row[metric.name], ''):>6}" for metric in brief)
         lines.append(
-            f"{row['rung']:>2} {row['name']:<25}{headline.text(row[headline.name]):>8}"
+            f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row[headline.name]):>8}"
             f"{spread(row, headline.name):>6}{gain(row['x_prev'], row['verdict']):>7}"
             f"{gain(row['x_base'], row['verdict_base']):>7}"
             f"{figures} {row['in_effect']}".rstrip()[:WIDTH]
         )
     for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
-        lines.append(textwrap.fill(f"   rung {row['rung']}: {row['note']}", WIDTH))
+        lines.append(textwrap.fill(f"   {called(row)}: {row['note']}", WIDTH))
     said = {*frame["verdict"], *frame["verdict_base"]}
     lines += [f"   {text}" for verdict, text in LEGEND.items() if verdict in said]
     return "\n".join([*lines, *more_text(frame, workload)])
@@ -87,7 +88,7 @@ def more_text(frame: pd.DataFrame, workload: Workload) -> list[str]:
     for place, row in enumerate(rows):
         name = textwrap.shorten(row["name"], names, placeholder="…")
         figures = "".join(f"{texts[m.name][place]:>{widths[m.name]}}" for m in metrics)
-        lines.append(f"{row['rung']:>2} {name:<{names}} {figures}".rstrip())
+        lines.append(f"{shown(row['rung']):>2} {name:<{names}} {figures}".rstrip())
     legend = "; ".join(metric.legend for metric in metrics if metric.legend)
     indent = {"initial_indent": "   ", "subsequent_indent": "   "}
     return [*lines, *textwrap.wrap(legend, WIDTH, **indent)]
@@ -95,7 +96,7 @@ def more_text(frame: pd.DataFrame, workload: Workload) -> list[str]:
 
 def refusal_line(row: dict) -> str:
     """A rung without figures: its status and why, in 80 columns."""
-    head = f"{row['rung']:>2} {row['name']:<25}{row['status']:>9}  "
+    head = f"{shown(row['rung']):>2} {row['name']:<25}{row['status']:>9}  "
     return head + textwrap.shorten(row["reason"], WIDTH - len(head), placeholder="…")
 
 
@@ -103,9 +104,8 @@ def progress_line(record: dict, workload: Workload | None) -> str:
     """One finished measurement. Gains come when all rounds are in."""
     if record["status"] != "ok":
         return refusal_line(record)
-    proof = record["measurement"]["in_effect"].get(str(record["rung"]), "")
-    figures = [figure(metric, record) for metric in shown_at_once(workload)]
-    return f"{record['rung']:>2} {record['name']:<25}{''.join(figures)}  {proof}".rstrip()
+    figures = "".join(figure(metric, record) for metric in shown_at_once(workload))
+    return f"{shown(record['rung']):>2} {record['name']:<25}{figures}  {proof(record)}".rstrip()
 
 
 def shown_at_once(workload: Workload | None) -> list[Metric]:
@@ -147,7 +147,7 @@ def to_brief_markdown(
                 *(metric.text(row[metric.name]) for metric in brief),
             ]
         elsewhere = [gains.get(row["rung"], "") for gains in published.values()]
-        rows.append([str(row["rung"]), row["name"], *figures, *elsewhere])
+        rows.append([shown(row["rung"]), row["name"], *figures, *elsewhere])
     return f"{markdown_table(head, rows)}\n\n{workload.notes(records)}"
 
 
@@ -166,7 +166,7 @@ def to_markdown(
     head |= {"numerics": ":--", "in effect": ":--"}
     rows = []
     for row in frame.to_dict("records"):
-        about = [str(row["rung"]), row["name"], *([] if stair else [cell(row["base"], ".0f")])]
+        about = [shown(row["rung"]), row["name"], *([] if stair else [cell(row["base"], ".0f")])]
         elsewhere = [gains.get(row["rung"], "") for gains in published.values()]
         figures = [row["status"], "", "", "", *elsewhere, *[""] * len(metrics), "", row["reason"]]
         if row["status"] == "ok":

@@ -1,43 +1,63 @@
-"""Beyond rung 10: the fastest training step that plain PyTorch gives, one change at a time."""
+"""Beyond the steps' top: the fastest step that plain PyTorch gives, one change at a time."""
 
 from common.ladder import Ladder
+from common.recipe import Numerics, Recipe
 from common.train_metrics import TRAINING
 from ladders.beyond import (
-    step11_loss_in_graph,
-    step12_page_faults,
-    step13_chunked_head,
-    step14_fused_qkv,
-    step15_narrow_heads,
-    step16_product_format,
-    step17_int8_logits,
-    step18_no_dropout,
-    step19_attention_backend,
-    step20_resident_tokens,
-    step21_compile_mode,
-    step22_float8,
-    step23_largest_batch,
+    step01_loss_in_graph,
+    step02_page_faults,
+    step03_chunked_head,
+    step04_fused_qkv,
+    step05_narrow_heads,
+    step06_product_format,
+    step07_int8_logits,
+    step08_no_dropout,
+    step09_attention_backend,
+    step10_resident_tokens,
+    step11_compile_mode,
+    step12_float8,
+    step13_largest_batch,
 )
 from steps import LADDER as STEPS
 
-OWN = (
-    step11_loss_in_graph,
-    step12_page_faults,
-    step13_chunked_head,
-    step14_fused_qkv,
-    step15_narrow_heads,
-    step16_product_format,
-    step17_int8_logits,
-    step18_no_dropout,
-    step19_attention_backend,
-    step20_resident_tokens,
-    step21_compile_mode,
-    step22_float8,
-    step23_largest_batch,
+# the workload's own batch: a step that changes it is left out, and the largest comes last again
+AT_THIS_BATCH = tuple(
+    number for number in range(1, STEPS.top + 1) if "batch_size" not in STEPS.rung(number).CHANGES
 )
+
+
+def foot(recipe: Recipe, device) -> Recipe:
+    """The steps' top at this batch: those that apply here. What one leaves open is not tried."""
+    return STEPS.compose(recipe, STEPS.applicable(AT_THIS_BATCH, recipe, device))
+
+
+def under(recipe: Recipe, device) -> list[str]:
+    """The steps that are in the foot, by name: each is proven to be in effect at every rung."""
+    applied = STEPS.applicable(AT_THIS_BATCH, recipe, device)
+    return [f"{STEPS.name} {number}" for number in applied]
+
+
 LADDER = Ladder(
     name="ladders.beyond",
     workload=TRAINING,
-    rungs=(*STEPS.rungs, *OWN),
-    # the baseline and the ten steps' top at the workload's batch are measured in the same run
-    numbers=(0, 9, *range(STEPS.top + 1, STEPS.top + len(OWN) + 1)),
+    foot=foot,
+    under=under,
+    start="top of steps",
+    declared=max((STEPS.numerics(n) for n in AT_THIS_BATCH), key=list(Numerics).index),
+    reference="steps' baseline",
+    rungs=(
+        step01_loss_in_graph,
+        step02_page_faults,
+        step03_chunked_head,
+        step04_fused_qkv,
+        step05_narrow_heads,
+        step06_product_format,
+        step07_int8_logits,
+        step08_no_dropout,
+        step09_attention_backend,
+        step10_resident_tokens,
+        step11_compile_mode,
+        step12_float8,
+        step13_largest_batch,
+    ),
 )

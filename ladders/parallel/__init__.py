@@ -18,7 +18,7 @@ from ladders.parallel import (
 from ladders.parallel.metrics import PARALLEL
 from ladders.parallel.recipe import ParallelRecipe
 
-ON_ONE = (1, 3, 5, 6, 7, 9)  # of the ten steps: what one process does in every rung here
+ON_ONE = (1, 3, 5, 6, 7, 9)  # of the steps: what one process does in every rung here
 
 
 def foot(recipe: Recipe, device) -> ParallelRecipe:

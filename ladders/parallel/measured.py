@@ -104,11 +104,13 @@ def model_facts(shape: Shape, vocab_multiple: int, dtype: str) -> dict:
 
 def from_published(rung: int | None = None) -> Measured:
     """A published rung on one A100, the last by default. Raises UserError for another rung."""
-    number = LADDER.top if rung is None else rung
-    if not 0 <= number <= LADDER.top:
-        raise UserError(f"--rung {number}: on one GPU rungs 0 to {LADDER.top} are published")
-    row, recipe = published().loc[number], LADDER.compose(Recipe(), range(number + 1))
-    batch = 32 if number == LADDER.top else 8  # the published scripts' batch_size
+    rows = published()
+    top = rows.index[rows["gpus"] == 1].max()  # our ladder may have more rungs by now
+    number = top if rung is None else rung
+    if not 0 <= number <= top:
+        raise UserError(f"--rung {number}: on one GPU rungs 0 to {top} are published")
+    row, recipe = rows.loc[number], LADDER.compose(Recipe(), range(number + 1))
+    batch = 32 if number == top else 8  # the published scripts' batch_size
     return Measured(
         source=f"rung {number} ({row['name']}), as published; not measured here",
         device="one A100",
@@ -142,12 +144,13 @@ def calibrate(
 
 
 def published_ddp(measured: Measured) -> dict:
-    """What would have to be true for the published figure on four GPUs (rung 11).
+    """What would have to be true for the published figure on four GPUs.
 
     `gb_per_s`: by overlap, of a ring that alone explains it; `nvlink`: efficiency by overlap;
     `lost_s`: per step; `elsewhere_s`: of it, what NVLink without overlap does not explain.
     """
-    row, step_s = published().loc[LADDER.top + 1], measured.step_s
+    rows, step_s = published(), measured.step_s
+    row = rows[rows["gpus"] > 1].iloc[0]
     world, latency_s = int(row["gpus"]), NVLINK_3.latency_s
     target = float(row["tok_per_s"]) / world / measured.tok_per_s
     nvlink = {o: efficiency(step_s, measured.tensors, world, NVLINK_3, o) for o in (0, 1)}

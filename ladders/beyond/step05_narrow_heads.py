@@ -1,4 +1,4 @@
-"""15. Narrow heads.
+"""5. Narrow heads.
 
 Changes: attention is written out in single multiplications and additions, and compiled: scores,
 softmax, and weighted values of a query become one loop over its keys.
@@ -27,7 +27,7 @@ from common.compiler import missing_compiler
 from common.ladder import DoesNotApply, NotInEffect
 from common.recipe import Numerics, Recipe
 from ladders.beyond.loops import compiled, power_of_2
-from ladders.beyond.step14_fused_qkv import FusedProjection
+from ladders.beyond.step04_fused_qkv import FusedProjection
 
 CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING
@@ -199,7 +199,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cpu":
         return f"these loops are for the vector registers of a CPU; this device is {device.type}"
     if recipe.attention is not FusedProjection:
-        return "it builds on the fused QKV projection (rung 14)"
+        return "it builds on the fused QKV projection (rung 4)"
     return missing_compiler(device)
 
 

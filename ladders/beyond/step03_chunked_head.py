@@ -1,4 +1,4 @@
-"""13. Chunked head and loss.
+"""3. Chunked head and loss.
 
 Changes: the output layer, the softmax, and their gradients are computed for a few tokens at a time.
 The (B T, V) logits never exist as a whole, nor does their gradient.

@@ -1,4 +1,4 @@
-"""19. Attention backend.
+"""9. Attention backend.
 
 Changes: which fused kernel computes attention: cuDNN's, FlashAttention 2, the memory-efficient one,
 and FlashAttention 3 or 4 where they are installed. Each is named, and measured.
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend as Kernel
 from common.build import Run
 from common.ladder import NotInEffect
 from common.recipe import Numerics, Recipe
-from ladders.beyond.step14_fused_qkv import FusedProjection
+from ladders.beyond.step04_fused_qkv import FusedProjection
 from steps import step07_flash_attention
 
 CHANGES = ("attention",)
@@ -71,7 +71,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if device.type != "cuda":
         return f"the kernels to choose from are for CUDA devices; this is {device.type}"
     if recipe.attention is not FusedProjection:
-        return "it builds on the fused QKV projection (rung 14)"
+        return "it builds on the fused QKV projection (rung 4)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""17. int8 logits.
+"""7. int8 logits.
 
 Changes: the product that computes the logits reads hidden states and weights in 8 bits, with a
 scale for each token and each vocabulary entry. Its gradients and what is stored stay as they are.
@@ -21,7 +21,7 @@ from common.build import Run
 from common.ladder import NotInEffect
 from common.recipe import Numerics, Recipe
 from ladders.beyond.loops import compiled
-from ladders.beyond.step13_chunked_head import ChunkedLoss, add_, in_chunks, like_gradients, put
+from ladders.beyond.step03_chunked_head import ChunkedLoss, add_, in_chunks, like_gradients, put
 
 CHANGES = ("objective",)
 NUMERICS = Numerics.LOWER_PRECISION
@@ -101,7 +101,7 @@ def applies(device, recipe: Recipe) -> str | None:
     if recipe.dtype is not torch.bfloat16:
         return "it builds on bfloat16 (step 5)"
     if not issubclass(recipe.objective, ChunkedLoss):
-        return "it builds on the chunked head (rung 13)"
+        return "it builds on the chunked head (rung 3)"
     return None
 
 

@@ -1,4 +1,4 @@
-"""12. Fewer page faults.
+"""2. Fewer page faults.
 
 Changes: how the process gets memory. On a CPU, glibc asks for huge pages or keeps freed memory
 (both are tried). On CUDA, segments of torch's allocator can grow (expandable_segments in

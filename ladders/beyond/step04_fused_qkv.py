@@ -1,4 +1,4 @@
-"""14. Fused QKV.
+"""4. Fused QKV.
 
 Changes: query, key, and value come from one matrix product with the three weights side by side.
 Why faster: one larger product uses a device better than three, and reads its input once.

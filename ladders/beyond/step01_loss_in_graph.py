@@ -1,4 +1,4 @@
-"""11. Loss in the graph.
+"""1. Loss in the graph.
 
 Changes: the model and its cross-entropy are compiled together, as one graph.
 Why faster: an eager cross-entropy runs several kernels (softmax, its backward pass), and each reads
@@ -16,7 +16,6 @@ from common.compiler import missing_compiler
 from common.ladder import NotInEffect
 from common.recipe import Numerics, Recipe
 
-BASE = 9  # the workload's own batch; the largest one comes last again
 CHANGES = ("loss_in_graph",)
 NUMERICS = Numerics.ROUNDING
 
