@@ -5,31 +5,22 @@ they say. A rung that does not apply, fails, or runs out of time or memory costs
 change is not carried up, and the climb goes on.
 """
 
-import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from common.display import Display
 from common.gpu_watch import GpuWatch, disturbance
-from common.largest_batch import SearchFailed, find_largest, needs_search
+from common.job import Check, Job
 from common.machine import command_line, commit_facts, machine_facts, version_facts
 from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
+from common.settle import Settled, Trials, Unsettled, best, needs_search, settle
 from common.table import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
 
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
-
-
-CLOSE = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
-
-
-def best(candidates: dict[str, float | None]) -> str:
-    """The label of the highest rate, None: not measured; of those near it, the one named first."""
-    enough = (1 - CLOSE) * max(rate or 0.0 for rate in candidates.values())
-    return next(label for label, rate in candidates.items() if (rate or 0.0) >= enough)
 
 
 @dataclass
@@ -39,7 +30,7 @@ class Climb:
     plan: Plan
     records: Records
     display: Display
-    dropped: set[int] = field(default_factory=set)  # rungs whose change is not carried up
+    dropped: dict[int, str] = field(default_factory=dict)  # rungs not carried up, and why
     prefixes: dict[tuple[str, int], Prefix] = field(default_factory=dict)
     batches: dict[tuple[int, ...], int] = field(default_factory=dict)  # found, by applied rungs
     chosen: dict[int, str] = field(default_factory=dict)  # among a rung's candidates, by rung
@@ -101,14 +92,20 @@ class Climb:
         measured = record["status"] == "ok"
         recipe = Recipe.from_json(record["recipe"]) if measured else None
         self.prefixes[key] = Prefix(
-            applied, recipe, record["status"], record["reason"], record["note"]
+            applied,
+            recipe,
+            record["status"],
+            record["reason"],
+            record["note"],
+            record.get("candidates", {}),
+            record.get("refused", {}),  # records of before have none
+            settled=measured,
         )
         if record["series"] == LADDER and recipe is None:
-            self.dropped.add(record["rung"])
+            self.dropped[record["rung"]] = record["reason"]
         if recipe and record["searched"]:
             self.batches[tuple(applied)] = recipe.batch_size
-        if tried := record.get("candidates"):
-            self.prefixes[key].candidates = tried
+        if any((tried := self.prefixes[key].candidates).values()):
             self.chosen[record["rung"]] = best(tried)
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
@@ -120,22 +117,54 @@ class Climb:
         prefix = self.prefixes[series, number]
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
-        try:
-            prefix.recipe = self.resolve(prefix)
-        except SearchFailed as error:
-            prefix.recipe, discarded = None, []
-            outcome = replace(error.outcome, reason=str(error))
-        else:
-            if series == LADDER and number not in self.chosen:
-                self.choose(number, prefix)
-            outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
+        outcome, discarded = self.outcome(turn, series, number, prefix)
+        if self.leave_out(outcome, series, number):
+            del self.prefixes[series, number]
+            return self.measure(turn, series, number)
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
             prefix.status, prefix.reason = outcome.status, outcome.reason
             if series == LADDER and number:
-                self.dropped.add(number)
+                self.dropped[number] = outcome.reason
         return record
+
+    def outcome(
+        self, turn: int, series: str, number: int, prefix: Prefix
+    ) -> tuple[Outcome, list[dict]]:
+        """What came of it, after one more try if it was disturbed, and what was discarded."""
+        try:
+            if not prefix.settled:
+                self.settle(series, number, prefix)
+        except Unsettled as error:
+            prefix.recipe = None
+            prefix.candidates, prefix.refused = error.tried, error.refused
+            return replace(error.outcome, reason=str(error)), []
+        first = not any((s, n) == (series, number) for _, s, n in self.done)
+        job = Job(
+            recipe=prefix.recipe,
+            settings=self.plan.settings_of(turn, series, number),
+            ladder=self.plan.ladder.address,
+            applied=tuple(prefix.applied),
+            check=self.check(series, number, prefix) if first else None,
+        )
+        return self.undisturbed(job.to_json())
+
+    def leave_out(self, outcome: Outcome, series: str, number: int) -> bool:
+        """Drop the rung that refuses, if it is not the one asked for. Whether it was.
+
+        What only a child can refuse is not known where that rung was not measured itself. Where it
+        was and acted, or where the stack is given, the refusal is of this combination.
+        """
+        refuser = outcome.refuser
+        if refuser in (None, number):
+            return False
+        known = self.prefixes.get((LADDER, refuser))
+        if series != LADDER or (known and known.recipe):
+            outcome.reason = f"then rung {refuser} does not apply: {outcome.reason}"
+            return False
+        self.dropped[refuser] = outcome.reason
+        return True
 
     def compose(self, series: str, number: int) -> Prefix:
         """Which rungs to apply, checking each against the ones below it."""
@@ -144,10 +173,9 @@ class Climb:
             reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
             return Prefix([], status="n/a", reason=reason)
         if series == LADDER and number and ladder.named_base(number) in self.dropped:
-            self.dropped.add(number)
             base = ladder.base(number)
-            told = self.prefixes.get((LADDER, base))
-            reason = f"it adds to rung {base}: {told.reason if told else 'that does not apply'}"
+            reason = f"it adds to rung {base}: {self.dropped[base]}"
+            self.dropped[number] = reason
             return Prefix([], status="n/a", reason=reason)
         below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
         wanted = {
@@ -161,12 +189,12 @@ class Climb:
             reason = ladder.rung(candidate).applies(self.plan.device, recipe)
             if reason and candidate != number:
                 if series == LADDER:  # it was not asked to be measured, so nothing dropped it yet
-                    self.dropped.add(candidate)
+                    self.dropped[candidate] = reason
                     continue
                 reason = f"then rung {candidate} does not apply: {reason}"
             if reason:
                 if series == LADDER:
-                    self.dropped.add(number)
+                    self.dropped[number] = reason
                 return Prefix(applied, status="n/a", reason=reason)
             applied.append(candidate)
         return Prefix(applied, self.composed(applied))
@@ -182,83 +210,54 @@ class Climb:
                 recipe = rung.apply(recipe)
         return recipe
 
-    def choose(self, number: int, prefix: Prefix) -> None:
-        """Measure what a rung leaves open, a process for each, and take the fastest.
-
-        On a CPU each is measured twice, the second time in the opposite order, and its better rate
-        counts: what else the machine does makes a window slower, never faster. An accelerator has
-        no neighbours, and a process there compiles for half a minute: once. Where none could be
-        measured the rung's own first choice stays, and its row says what fails.
-        """
-        rung = self.plan.ladder.rung(number) if number else None
-        if not hasattr(rung, "candidates"):
-            return
-        settings, device = self.plan.settings, self.plan.device
-        few = replace(settings, warmup=2)
-        candidates = rung.candidates(device, self.composed(prefix.applied[:-1]))
-        if len(candidates) < 2:
-            return
-        prefix.candidates = dict.fromkeys(candidates)
-        again = reversed(candidates) if device.type == "cpu" else ()
-        for label in (*candidates, *again):
-            self.display.phase(f"trying {label}")
-            recipe = candidates[label].to_json()
-            job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe}
-            outcome = self.child(job | {"settings": few.to_json()})
-            if outcome.status == "ok":
-                rate = tok_per_s(vars(outcome))
-                prefix.candidates[label] = max(rate, prefix.candidates[label] or 0.0)
-        if any(prefix.candidates.values()):
-            self.chosen[number] = best(prefix.candidates)
-            prefix.recipe = candidates[self.chosen[number]]
-            prefix.note = "tried: " + ", ".join(
-                f"{label} {rate:,.0f}" if rate else f"{label} failed"
-                for label, rate in prefix.candidates.items()
-            )
-
-    def resolve(self, prefix: Prefix) -> Recipe:
-        """The recipe with LARGEST replaced by the batch that a search finds.
+    def settle(self, series: str, number: int, prefix: Prefix) -> None:
+        """Close what the prefix's recipe leaves open, once.
 
         The full stack without one rung keeps the full stack's batch: only one thing may differ.
         """
-        if not needs_search(prefix.recipe):
-            return prefix.recipe
-        applied = tuple(prefix.applied)
+        plan, applied = self.plan, tuple(prefix.applied)
         full = next((b for k, b in self.batches.items() if set(applied) < set(k)), None)
-        if applied not in self.batches and full is None:
-            begin = time.perf_counter()
-            found = find_largest(
-                prefix.recipe,
-                self.plan.baseline.batch_size,
-                self.plan.settings,
-                device_gib=self.plan.device.memory_gib,
-                seconds=self.plan.search_s,
-                timeout=self.plan.timeout,
+        if needs_search(prefix.recipe) and (known := self.batches.get(applied, full)):
+            prefix.recipe = replace(prefix.recipe, batch_size=known)
+        rung = plan.ladder.rung(number) if series == LADDER and number else None
+        candidates = {}
+        if hasattr(rung, "candidates"):
+            candidates = rung.candidates(plan.device, self.composed(prefix.applied[:-1]))
+        found = settle(
+            prefix.recipe,
+            candidates,
+            Trials(
+                settings=plan.settings,
+                run=self.child,
                 report=self.display.phase,
-            )
-            self.child_s += time.perf_counter() - begin
-            self.batches[applied] = found.batch_size
-            prefix.note = f"search ended at {found.why}"
-        return replace(prefix.recipe, batch_size=self.batches.get(applied, full))
+                ladder=plan.ladder.address,
+                applied=applied,
+                check=self.check(series, number, prefix),
+            ),
+            rate=lambda outcome: tok_per_s(vars(outcome)),
+            twice=plan.device.type == "cpu",
+            start=plan.baseline.batch_size,
+            seconds=plan.search_s,
+            device_gib=plan.device.memory_gib,
+        )
+        self.take(number, prefix, found)
 
-    def job(self, turn: int, series: str, number: int, prefix: Prefix) -> dict:
-        """The child's task; with the equivalence check the first time."""
-        job = {
-            "kind": "rung",
-            "ladder": self.plan.ladder.address,
-            "applied": prefix.applied,
-            "recipe": prefix.recipe.to_json(),
-            "settings": self.plan.settings_of(turn, series, number).to_json(),
-        }
-        if not any((s, n) == (series, number) for _, s, n in self.done):
-            ladder, baseline = self.plan.ladder, self.plan.baseline
-            below = self.composed([n for n in prefix.applied if n != number])
-            job["check"] = {
-                "baseline": baseline.to_json(),
-                "below": below.to_json(),
-                "numerics": ladder.numerics(number if series == LADDER else 0).value,
-            }
-        return job
+    def take(self, number: int, prefix: Prefix, found: Settled) -> None:
+        """Use and remember what was found."""
+        if needs_search(prefix.recipe):
+            self.batches[tuple(prefix.applied)] = found.recipe.batch_size
+        if found.tried:
+            self.chosen[number] = best(found.tried)
+        prefix.recipe, prefix.note, prefix.settled = found.recipe, found.note, True
+        prefix.candidates, prefix.refused = found.tried, found.refused
+
+    def check(self, series: str, number: int, prefix: Prefix) -> Check:
+        """What the rung's recipes are compared with."""
+        return Check(
+            baseline=self.plan.baseline,
+            below=self.composed([n for n in prefix.applied if n != number]),
+            numerics=self.plan.ladder.numerics(number if series == LADDER else 0),
+        )
 
     def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its window was disturbed.
@@ -270,7 +269,9 @@ class Climb:
         if reason is None:
             return outcome, []
         self.display.phase(f"again: {reason}")
-        discarded = [{"reason": reason, "measurement": outcome.measurement}]
+        discarded = [
+            {"reason": reason, "measurement": outcome.measurement, "log": outcome.log_end()}
+        ]
         outcome = self.child(job)
         if outcome.status == "disturbed":
             outcome.status = "failed"
@@ -299,13 +300,13 @@ class Climb:
             formats.append("tf32")
         if plan.device.native_bf16:
             formats.append("bfloat16")
-        job = {
-            "kind": "ceilings",
-            "recipe": plan.baseline.to_json(),
-            "settings": plan.settings.to_json(),
-            "formats": formats,
-        }
-        self.ceilings = self.child(job).ceilings
+        job = Job(
+            kind="ceilings",
+            recipe=plan.baseline,
+            settings=plan.settings,
+            formats=tuple(formats),
+        )
+        self.ceilings = self.child(job.to_json()).ceilings
 
     def record(
         self,
@@ -336,6 +337,7 @@ class Climb:
                 "recipe": recipe.to_json() if recipe else None,
                 "searched": tuple(prefix.applied) in self.batches,
                 "candidates": prefix.candidates,  # tokens per second of each, if there were any
+                "refused": prefix.refused,
                 "format": recipe.format if recipe else None,
                 "numerics": plan.ladder.numerics(number).value,
                 "flops_per_token": plan.settings.shape.flops_per_token(),
@@ -344,5 +346,6 @@ class Climb:
                 "ceilings": self.ceilings,
                 "discarded": list(discarded),
             }
-            | {k: v for k, v in asdict(outcome).items() if k not in ("log", "ceilings")}
+            | {k: v for k, v in asdict(outcome).items() if k not in ("ceilings", "refuser")}
+            | {"log": outcome.log_end()}
         )

@@ -6,11 +6,11 @@ import torch
 from common.build import train_step
 from common.child import guarded
 from common.device import DeviceFacts, out_of_memory
-from common.largest_batch import SearchFailed, search
 from common.measure import EventClock, HostClock, Settings, measure, time_steps
 from common.presets import PRESETS, baseline
 from common.process import Outcome
 from common.recipe import Recipe
+from common.settle import SearchFailed, search
 from ladders.beyond.step22_float8 import Float8Linear
 
 

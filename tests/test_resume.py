@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common import largest_batch, process, runner
+from common import process, runner
 from common.attribution import to_attribution
 from common.device import DeviceFacts, describe
 from common.display import Display
@@ -187,7 +187,6 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     """All the way from the runner to table and plot, with children that answer at once."""
 
     monkeypatch.setattr(runner, "run_job", at_once)
-    monkeypatch.setattr(largest_batch, "run_job", at_once)
     alone, without = tuple(range(2, 11)), tuple(range(1, 10))
     plan = replace(PLAN, numbers=tuple(range(11)), alone=alone, without=without)
     with Display(len(plan.jobs()) * 2) as display:
