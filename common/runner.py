@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 
 from common.display import Display
 from common.gpu_watch import GpuWatch, disturbance
-from common.job import Check, Job
+from common.job import Job
 from common.machine import command_line, commit_facts, machine_facts, version_facts
-from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
+from common.plan import LADDER, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
 from common.records import SCHEMA, Records
 from common.settle import Settled, Trials, Unsettled, best, needs_search, settle
+from common.stack import Stack
 from common.table import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
 
@@ -30,15 +31,13 @@ class Climb:
     plan: Plan
     records: Records
     display: Display
-    dropped: dict[int, str] = field(default_factory=dict)  # rungs not carried up, and why
-    prefixes: dict[tuple[str, int], Prefix] = field(default_factory=dict)
     batches: dict[tuple[int, ...], int] = field(default_factory=dict)  # found, by applied rungs
-    chosen: dict[int, str] = field(default_factory=dict)  # among a rung's candidates, by rung
     done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
     child_s: float = 0.0  # seconds in children, for the runner's own share
 
     def __post_init__(self) -> None:
         plan = self.plan
+        self.stack = Stack(plan)
         self.gpu = GpuWatch(plan.device.type, plan.device.name)
         now = datetime.now(UTC)
         self.run_facts = {
@@ -91,7 +90,7 @@ class Climb:
         key, applied = (record["series"], record["rung"]), record["applied"]
         measured = record["status"] == "ok"
         recipe = Recipe.from_json(record["recipe"]) if measured else None
-        self.prefixes[key] = Prefix(
+        self.stack.prefixes[key] = Prefix(
             applied,
             recipe,
             record["status"],
@@ -102,31 +101,31 @@ class Climb:
             settled=measured,
         )
         if record["series"] == LADDER and recipe is None:
-            self.dropped[record["rung"]] = record["reason"]
+            self.stack.dropped[record["rung"]] = record["reason"]
         if recipe and record["searched"]:
             self.batches[tuple(applied)] = recipe.batch_size
-        if any((tried := self.prefixes[key].candidates).values()):
-            self.chosen[record["rung"]] = best(tried)
+        if any((tried := self.stack.prefixes[key].candidates).values()):
+            self.stack.chosen[record["rung"]] = best(tried)
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
         """One rung, once: its record. None where an earlier round already said all there is."""
-        if (series, number) not in self.prefixes:
-            self.prefixes[series, number] = self.compose(series, number)
-        elif self.prefixes[series, number].recipe is None:
+        if (series, number) not in self.stack.prefixes:
+            self.stack.prefixes[series, number] = self.stack.compose(series, number)
+        elif self.stack.prefixes[series, number].recipe is None:
             return None
-        prefix = self.prefixes[series, number]
+        prefix = self.stack.prefixes[series, number]
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
         outcome, discarded = self.outcome(turn, series, number, prefix)
-        if self.leave_out(outcome, series, number):
-            del self.prefixes[series, number]
+        if self.stack.leave_out(outcome, series, number):
+            del self.stack.prefixes[series, number]
             return self.measure(turn, series, number)
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
             prefix.status, prefix.reason = outcome.status, outcome.reason
             if series == LADDER and number:
-                self.dropped[number] = outcome.reason
+                self.stack.dropped[number] = outcome.reason
         return record
 
     def outcome(
@@ -146,69 +145,9 @@ class Climb:
             settings=self.plan.settings_of(turn, series, number),
             ladder=self.plan.ladder.address,
             applied=tuple(prefix.applied),
-            check=self.check(series, number, prefix) if first else None,
+            check=self.stack.check(series, number, prefix) if first else None,
         )
         return self.undisturbed(job.to_json())
-
-    def leave_out(self, outcome: Outcome, series: str, number: int) -> bool:
-        """Drop the rung that refuses, if it is not the one asked for. Whether it was.
-
-        What only a child can refuse is not known where that rung was not measured itself. Where it
-        was and acted, or where the stack is given, the refusal is of this combination.
-        """
-        refuser = outcome.refuser
-        if refuser in (None, number):
-            return False
-        known = self.prefixes.get((LADDER, refuser))
-        if series != LADDER or (known and known.recipe):
-            outcome.reason = f"then rung {refuser} does not apply: {outcome.reason}"
-            return False
-        self.dropped[refuser] = outcome.reason
-        return True
-
-    def compose(self, series: str, number: int) -> Prefix:
-        """Which rungs to apply, checking each against the ones below it."""
-        ladder = self.plan.ladder
-        if series == WITHOUT and number in self.dropped:
-            reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
-            return Prefix([], status="n/a", reason=reason)
-        if series == LADDER and number and ladder.named_base(number) in self.dropped:
-            base = ladder.base(number)
-            reason = f"it adds to rung {base}: {self.dropped[base]}"
-            self.dropped[number] = reason
-            return Prefix([], status="n/a", reason=reason)
-        below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
-        wanted = {
-            LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],
-            ALONE: [number],
-            WITHOUT: [n for n in below if n != number],
-        }[series]
-        applied = []
-        for candidate in wanted:
-            recipe = self.composed(applied)
-            reason = ladder.rung(candidate).applies(self.plan.device, recipe)
-            if reason and candidate != number:
-                if series == LADDER:  # it was not asked to be measured, so nothing dropped it yet
-                    self.dropped[candidate] = reason
-                    continue
-                reason = f"then rung {candidate} does not apply: {reason}"
-            if reason:
-                if series == LADDER:
-                    self.dropped[number] = reason
-                return Prefix(applied, status="n/a", reason=reason)
-            applied.append(candidate)
-        return Prefix(applied, self.composed(applied))
-
-    def composed(self, numbers: list[int]) -> Recipe:
-        """The baseline with the rungs' changes, and among their candidates what was chosen."""
-        recipe = self.plan.baseline
-        for number in sorted(n for n in numbers if n):
-            rung = self.plan.ladder.rung(number)
-            if number in self.chosen:
-                recipe = rung.candidates(self.plan.device, recipe)[self.chosen[number]]
-            else:
-                recipe = rung.apply(recipe)
-        return recipe
 
     def settle(self, series: str, number: int, prefix: Prefix) -> None:
         """Close what the prefix's recipe leaves open, once.
@@ -222,7 +161,7 @@ class Climb:
         rung = plan.ladder.rung(number) if series == LADDER and number else None
         candidates = {}
         if hasattr(rung, "candidates"):
-            candidates = rung.candidates(plan.device, self.composed(prefix.applied[:-1]))
+            candidates = rung.candidates(plan.device, self.stack.composed(prefix.applied[:-1]))
         found = settle(
             prefix.recipe,
             candidates,
@@ -232,7 +171,7 @@ class Climb:
                 report=self.display.phase,
                 ladder=plan.ladder.address,
                 applied=applied,
-                check=self.check(series, number, prefix),
+                check=self.stack.check(series, number, prefix),
             ),
             rate=lambda outcome: tok_per_s(vars(outcome)),
             twice=plan.device.type == "cpu",
@@ -247,17 +186,9 @@ class Climb:
         if needs_search(prefix.recipe):
             self.batches[tuple(prefix.applied)] = found.recipe.batch_size
         if found.tried:
-            self.chosen[number] = best(found.tried)
+            self.stack.chosen[number] = best(found.tried)
         prefix.recipe, prefix.note, prefix.settled = found.recipe, found.note, True
         prefix.candidates, prefix.refused = found.tried, found.refused
-
-    def check(self, series: str, number: int, prefix: Prefix) -> Check:
-        """What the rung's recipes are compared with."""
-        return Check(
-            baseline=self.plan.baseline,
-            below=self.composed([n for n in prefix.applied if n != number]),
-            numerics=self.plan.ladder.numerics(number if series == LADDER else 0),
-        )
 
     def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its window was disturbed.
