@@ -46,7 +46,7 @@ def guarded(job: dict, report, do=do) -> dict:
     try:
         return {"status": "ok", "reason": "", **do(job, report)}
     except DoesNotApply as error:
-        return {"status": "n/a", "reason": str(error)}
+        return {"status": "n/a", "reason": str(error), "refuser": refuser(job, error)}
     except NotInEffect as error:
         return {"status": "failed", "reason": f"not in effect: {error}"}
     except NotEquivalent as error:
@@ -58,6 +58,17 @@ def guarded(job: dict, report, do=do) -> dict:
     except Exception as error:  # a rung that breaks costs its own row, whatever broke it
         traceback.print_exc()
         return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
+
+
+def refuser(job: dict, error: DoesNotApply) -> int | None:
+    """The applied rung whose own code raised it; None where that was nobody's."""
+    if not job.get("applied"):
+        return None
+    ladder = pkgutil.resolve_name(job["ladder"])
+    numbers = {ladder.rung(number).__name__: number for number in job["applied"]}
+    frames = traceback.walk_tb(error.__traceback__)
+    raised_in = [frame.f_globals.get("__name__") for frame, _ in frames]
+    return next((numbers[name] for name in reversed(raised_in) if name in numbers), None)
 
 
 def ceilings(job: dict) -> dict:

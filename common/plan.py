@@ -72,3 +72,5 @@ class Prefix:
     reason: str = ""
     note: str = ""
     candidates: dict[str, float | None] = field(default_factory=dict)  # tok/s of what was tried
+    refused: dict[str, dict] = field(default_factory=dict)  # why those without a rate have none
+    settled: bool = False  # whether the recipe leaves nothing open

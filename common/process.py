@@ -14,6 +14,9 @@ from typing import Protocol
 
 from common.recipe import Recipe
 
+LOG_KEPT = 2000  # characters
+RESULTS = ("measurement", "equivalence", "ceilings", "refuser")  # that a child may send
+
 
 class Watch(Protocol):
     """Looks at the device from this process while a child times its steps."""
@@ -27,7 +30,7 @@ class Watch(Protocol):
 class Outcome:
     """How a child ended."""
 
-    status: str  # ok | disturbed | oom | failed | timeout
+    status: str  # ok | n/a | disturbed | oom | failed | timeout
     reason: str
     wall_s: float  # start to end, seconds
     measurement: dict = field(default_factory=dict)  # empty unless ok
@@ -35,6 +38,15 @@ class Outcome:
     ceilings: dict = field(default_factory=dict)  # empty unless the job asked for them
     window: dict = field(default_factory=dict)  # what was seen of the device meanwhile
     log: str = ""  # what it wrote to stderr
+    refuser: int | None = None  # of a child's "n/a": the rung that does not apply, where known
+
+    def log_end(self) -> str:
+        """What a record keeps of the log: the end, where a traceback is; of a success, nothing."""
+        return "" if self.status == "ok" else self.log[-LOG_KEPT:]
+
+    def told(self) -> dict:
+        """Why there is no figure, for a record."""
+        return {"status": self.status, "reason": self.reason, "log": self.log_end()}
 
 
 def run_job(
@@ -92,7 +104,7 @@ def run_job(
     return Outcome(
         status=result["status"],
         reason=result["reason"],
-        **{k: result[k] for k in ("measurement", "equivalence", "ceilings") if k in result},
+        **{k: result[k] for k in RESULTS if k in result},
         window=window,
         wall_s=time.perf_counter() - begin,
         log=log,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from common.model import GELU, Block, CausalAttention, LayerNorm, Linear, LogitsLoss, StoredMask
 
-LARGEST = "largest"  # batch_size: double until memory ends (common/largest_batch.py)
+LARGEST = "largest"  # batch_size: double until memory ends (common/settle.py)
 
 
 class Numerics(enum.Enum):

@@ -5,32 +5,23 @@ they say. A rung that does not apply, fails, or runs out of time or memory costs
 change is not carried up, and the climb goes on.
 """
 
-import time
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from common.display import Display
-from common.engine.rungs import REFERENCE
 from common.gpu_watch import GpuWatch, disturbance
-from common.largest_batch import SearchFailed, find_largest, needs_search
+from common.job import Job
 from common.machine import command_line, commit_facts, machine_facts, version_facts
-from common.plan import ALONE, LADDER, WITHOUT, Plan, Prefix
+from common.plan import LADDER, Plan, Prefix
 from common.process import Outcome, run_job
-from common.recipe import Numerics, Recipe
+from common.recipe import Recipe
 from common.records import SCHEMA, Records
+from common.settle import Settled, Trials, Unsettled, best, needs_search, settle
+from common.stack import Stack
 from common.train_metrics import tok_per_s
 from common.watch import DeviceWatch, cpu_disturbance
 
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
-
-
-CLOSE = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
-
-
-def best(candidates: dict[str, float | None]) -> str:
-    """The label of the highest rate, None: not measured; of those near it, the one named first."""
-    enough = (1 - CLOSE) * max(rate or 0.0 for rate in candidates.values())
-    return next(label for label, rate in candidates.items() if (rate or 0.0) >= enough)
 
 
 @dataclass
@@ -40,15 +31,13 @@ class Climb:
     plan: Plan
     records: Records
     display: Display
-    dropped: set[int] = field(default_factory=set)  # rungs whose change is not carried up
-    prefixes: dict[tuple[str, int], Prefix] = field(default_factory=dict)
     batches: dict[tuple[int, ...], int] = field(default_factory=dict)  # found, by applied rungs
-    chosen: dict[int, str] = field(default_factory=dict)  # among a rung's candidates, by rung
     done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
     child_s: float = 0.0  # seconds in children, for the runner's own share
 
     def __post_init__(self) -> None:
         plan = self.plan
+        self.stack = Stack(plan)
         self.gpu = GpuWatch(plan.device.type, plan.device.name)
         now = datetime.now(UTC)
         self.run_facts = {
@@ -101,175 +90,107 @@ class Climb:
         key, applied = (record["series"], record["rung"]), record["applied"]
         measured = record["status"] == "ok"
         recipe = Recipe.from_json(record["recipe"]) if measured else None
-        self.prefixes[key] = Prefix(
-            applied, recipe, record["status"], record["reason"], record["note"]
+        self.stack.prefixes[key] = Prefix(
+            applied,
+            recipe,
+            record["status"],
+            record["reason"],
+            record["note"],
+            record.get("candidates", {}),
+            record.get("refused", {}),  # records of before have none
+            settled=measured,
         )
         if record["series"] == LADDER and recipe is None:
-            self.dropped.add(record["rung"])
+            self.stack.dropped[record["rung"]] = record["reason"]
         if recipe and record["searched"]:
             self.batches[tuple(applied)] = recipe.batch_size
-        if tried := record.get("candidates"):
-            self.prefixes[key].candidates = tried
-            self.chosen[record["rung"]] = best(tried)
+        if any((tried := self.stack.prefixes[key].candidates).values()):
+            self.stack.chosen[record["rung"]] = best(tried)
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
         """One rung, once: its record. None where an earlier round already said all there is."""
-        if (series, number) not in self.prefixes:
-            self.prefixes[series, number] = self.compose(series, number)
-        elif self.prefixes[series, number].recipe is None:
+        if (series, number) not in self.stack.prefixes:
+            self.stack.prefixes[series, number] = self.stack.compose(series, number)
+        elif self.stack.prefixes[series, number].recipe is None:
             return None
-        prefix = self.prefixes[series, number]
+        prefix = self.stack.prefixes[series, number]
         if prefix.recipe is None:
             return self.record(turn, series, number, prefix)
-        try:
-            prefix.recipe = self.resolve(prefix)
-        except SearchFailed as error:
-            prefix.recipe, discarded = None, []
-            outcome = replace(error.outcome, reason=str(error))
-        else:
-            if series == LADDER and number not in self.chosen:
-                self.choose(number, prefix)
-            outcome, discarded = self.undisturbed(self.job(turn, series, number, prefix))
+        outcome, discarded = self.outcome(turn, series, number, prefix)
+        if self.stack.leave_out(outcome, series, number):
+            del self.stack.prefixes[series, number]
+            return self.measure(turn, series, number)
         record = self.record(turn, series, number, prefix, outcome, discarded)
         if outcome.status != "ok":
             prefix.recipe = None  # the next rounds need not try it again
             prefix.status, prefix.reason = outcome.status, outcome.reason
             if series == LADDER and number > 0:
-                self.dropped.add(number)
+                self.stack.dropped[number] = outcome.reason
         return record
 
-    def compose(self, series: str, number: int) -> Prefix:
-        """Which rungs to apply, checking each against the ones below it."""
-        ladder = self.plan.ladder
-        if number == REFERENCE:
-            return Prefix([], self.plan.reference)
-        if series == WITHOUT and number in self.dropped:
-            reason = self.prefixes[LADDER, number].reason or "the rung did not run in order"
-            return Prefix([], status="n/a", reason=reason)
-        if series == LADDER and number and ladder.named_base(number) in self.dropped:
-            self.dropped.add(number)
-            base = ladder.base(number)
-            told = self.prefixes.get((LADDER, base))
-            reason = f"it adds to rung {base}: {told.reason if told else 'that does not apply'}"
-            return Prefix([], status="n/a", reason=reason)
-        below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
-        wanted = {
-            LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],
-            ALONE: [number],
-            WITHOUT: [n for n in below if n != number],
-        }[series]
-        applied = []
-        for candidate in wanted:
-            recipe = self.composed(applied)
-            reason = ladder.rung(candidate).applies(self.plan.device, recipe)
-            if reason and candidate != number:
-                if series == LADDER:  # it was not asked to be measured, so nothing dropped it yet
-                    self.dropped.add(candidate)
-                    continue
-                reason = f"then rung {candidate} does not apply: {reason}"
-            if reason:
-                if series == LADDER:
-                    self.dropped.add(number)
-                return Prefix(applied, status="n/a", reason=reason)
-            applied.append(candidate)
-        return Prefix(applied, self.composed(applied))
+    def outcome(
+        self, turn: int, series: str, number: int, prefix: Prefix
+    ) -> tuple[Outcome, list[dict]]:
+        """What came of it, after one more try if it was disturbed, and what was discarded."""
+        try:
+            if not prefix.settled:
+                self.settle(series, number, prefix)
+        except Unsettled as error:
+            prefix.recipe = None
+            prefix.candidates, prefix.refused = error.tried, error.refused
+            return replace(error.outcome, reason=str(error)), []
+        first = not any((s, n) == (series, number) for _, s, n in self.done)
+        job = Job(
+            recipe=prefix.recipe,
+            settings=self.plan.settings_of(turn, series, number),
+            ladder=self.plan.ladder.address,
+            applied=tuple(prefix.applied),
+            under=self.stack.under(number),
+            check=self.stack.check(series, number, prefix) if first else None,
+        )
+        return self.undisturbed(job.to_json())
 
-    def composed(self, numbers: list[int]) -> Recipe:
-        """The baseline with the rungs' changes, and among their candidates what was chosen."""
-        recipe = self.plan.baseline
-        for number in sorted(n for n in numbers if n):
-            rung = self.plan.ladder.rung(number)
-            if number in self.chosen:
-                recipe = rung.candidates(self.plan.device, recipe)[self.chosen[number]]
-            else:
-                recipe = rung.apply(recipe)
-        return recipe
-
-    def choose(self, number: int, prefix: Prefix) -> None:
-        """Measure what a rung leaves open, a process for each, and take the fastest.
-
-        On a CPU each is measured twice, the second time in the opposite order, and its better rate
-        counts: what else the machine does makes a window slower, never faster. An accelerator has
-        no neighbours, and a process there compiles for half a minute: once. Where none could be
-        measured the rung's own first choice stays, and its row says what fails.
-        """
-        rung = self.plan.ladder.rung(number) if number > 0 else None
-        if not hasattr(rung, "candidates"):
-            return
-        settings, device = self.plan.settings, self.plan.device
-        few = replace(settings, warmup=2)
-        candidates = rung.candidates(device, self.composed(prefix.applied[:-1]))
-        if len(candidates) < 2:
-            return
-        prefix.candidates = dict.fromkeys(candidates)
-        again = reversed(candidates) if device.type == "cpu" else ()
-        for label in (*candidates, *again):
-            self.display.phase(f"trying {label}")
-            recipe = candidates[label].to_json()
-            job = {"kind": "rung", "ladder": "", "applied": [], "recipe": recipe}
-            outcome = self.child(job | {"settings": few.to_json()})
-            if outcome.status == "ok":
-                rate = tok_per_s(vars(outcome))
-                prefix.candidates[label] = max(rate, prefix.candidates[label] or 0.0)
-        if any(prefix.candidates.values()):
-            self.chosen[number] = best(prefix.candidates)
-            prefix.recipe = candidates[self.chosen[number]]
-            prefix.note = "tried: " + ", ".join(
-                f"{label} {rate:,.0f}" if rate else f"{label} failed"
-                for label, rate in prefix.candidates.items()
-            )
-
-    def resolve(self, prefix: Prefix) -> Recipe:
-        """The recipe with LARGEST replaced by the batch that a search finds.
+    def settle(self, series: str, number: int, prefix: Prefix) -> None:
+        """Close what the prefix's recipe leaves open, once.
 
         The full stack without one rung keeps the full stack's batch: only one thing may differ.
         """
-        if not needs_search(prefix.recipe):
-            return prefix.recipe
-        applied = tuple(prefix.applied)
+        plan, applied = self.plan, tuple(prefix.applied)
         full = next((b for k, b in self.batches.items() if set(applied) < set(k)), None)
-        if applied not in self.batches and full is None:
-            begin = time.perf_counter()
-            found = find_largest(
-                prefix.recipe,
-                self.plan.baseline.batch_size,
-                self.plan.settings,
-                device_gib=self.plan.device.memory_gib,
-                seconds=self.plan.search_s,
-                timeout=self.plan.timeout,
+        if needs_search(prefix.recipe) and (known := self.batches.get(applied, full)):
+            prefix.recipe = replace(prefix.recipe, batch_size=known)
+        rung = plan.ladder.rung(number) if series == LADDER and number > 0 else None
+        candidates = {}
+        if hasattr(rung, "candidates"):
+            candidates = rung.candidates(plan.device, self.stack.composed(prefix.applied[:-1]))
+        found = settle(
+            prefix.recipe,
+            candidates,
+            Trials(
+                settings=plan.settings,
+                run=self.child,
                 report=self.display.phase,
-            )
-            self.child_s += time.perf_counter() - begin
-            self.batches[applied] = found.batch_size
-            prefix.note = f"search ended at {found.why}"
-        return replace(prefix.recipe, batch_size=self.batches.get(applied, full))
+                ladder=plan.ladder.address,
+                applied=applied,
+                under=self.stack.under(number),
+                check=self.stack.check(series, number, prefix),
+            ),
+            rate=lambda outcome: tok_per_s(vars(outcome)),
+            twice=plan.device.type == "cpu",
+            start=plan.baseline.batch_size,
+            seconds=plan.search_s,
+            device_gib=plan.device.memory_gib,
+        )
+        self.take(number, prefix, found)
 
-    def job(self, turn: int, series: str, number: int, prefix: Prefix) -> dict:
-        """The child's task; with the equivalence check the first time."""
-        job = {
-            "kind": "rung",
-            "ladder": self.plan.ladder.address,
-            "under": self.under(number),
-            "applied": prefix.applied,
-            "recipe": prefix.recipe.to_json(),
-            "settings": self.plan.settings_of(turn, series, number).to_json(),
-        }
-        if not any((s, n) == (series, number) for _, s, n in self.done):
-            below = self.composed([n for n in prefix.applied if n != number])
-            job["check"] = {
-                "baseline": self.plan.reference.to_json(),
-                "below": below.to_json(),
-                "numerics": self.claim(series, number).value,
-            }
-        return job
-
-    def claim(self, series: str, number: int) -> Numerics:
-        """What the job's recipe is held to: without a rung, to the formats' limit."""
-        return Numerics.LOWER_PRECISION if series == WITHOUT else self.plan.ladder.numerics(number)
-
-    def under(self, number: int) -> list[str]:
-        """The rungs of another ladder that are in this one's recipe."""
-        return [] if number == REFERENCE else list(self.plan.under)
+    def take(self, number: int, prefix: Prefix, found: Settled) -> None:
+        """Use and remember what was found."""
+        if needs_search(prefix.recipe):
+            self.batches[tuple(prefix.applied)] = found.recipe.batch_size
+        if found.tried:
+            self.stack.chosen[number] = best(found.tried)
+        prefix.recipe, prefix.note, prefix.settled = found.recipe, found.note, True
+        prefix.candidates, prefix.refused = found.tried, found.refused
 
     def undisturbed(self, job: dict) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its window was disturbed.
@@ -281,7 +202,9 @@ class Climb:
         if reason is None:
             return outcome, []
         self.display.phase(f"again: {reason}")
-        discarded = [{"reason": reason, "measurement": outcome.measurement}]
+        discarded = [
+            {"reason": reason, "measurement": outcome.measurement, "log": outcome.log_end()}
+        ]
         outcome = self.child(job)
         if outcome.status == "disturbed":
             outcome.status = "failed"
@@ -310,13 +233,13 @@ class Climb:
             formats.append("tf32")
         if plan.device.native_bf16:
             formats.append("bfloat16")
-        job = {
-            "kind": "ceilings",
-            "recipe": plan.baseline.to_json(),
-            "settings": plan.settings.to_json(),
-            "formats": formats,
-        }
-        self.ceilings = self.child(job).ceilings
+        job = Job(
+            kind="ceilings",
+            recipe=plan.baseline,
+            settings=plan.settings,
+            formats=tuple(formats),
+        )
+        self.ceilings = self.child(job.to_json()).ceilings
 
     def record(
         self,
@@ -343,11 +266,12 @@ class Climb:
                 "name": plan.ladder.title(number),
                 "base": plan.ladder.base(number) if number > 0 else None,
                 "note": "; ".join(filter(None, notes)),
-                "under": self.under(number),
+                "under": list(self.stack.under(number)),
                 "applied": prefix.applied,
                 "recipe": recipe.to_json() if recipe else None,
                 "searched": tuple(prefix.applied) in self.batches,
                 "candidates": prefix.candidates,  # tokens per second of each, if there were any
+                "refused": prefix.refused,
                 "format": recipe.format if recipe else None,
                 "numerics": plan.ladder.numerics(number).value,
                 "flops_per_token": plan.settings.shape.flops_per_token(),
@@ -356,5 +280,6 @@ class Climb:
                 "ceilings": self.ceilings,
                 "discarded": list(discarded),
             }
-            | {k: v for k, v in asdict(outcome).items() if k not in ("log", "ceilings")}
+            | {k: v for k, v in asdict(outcome).items() if k not in ("ceilings", "refuser")}
+            | {"log": outcome.log_end()}
         )

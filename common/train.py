@@ -24,13 +24,14 @@ from common.device import (
 )
 from common.errors import UserError
 from common.generate import generate
-from common.largest_batch import SearchFailed, find_largest, needs_search
 from common.measure import Settings
 from common.options import (
     Workload,
     writable_folder,
 )
+from common.process import run_job
 from common.recipe import Recipe
+from common.settle import SearchFailed, Trials, find_largest, needs_search
 from common.world import World
 
 PROMPT = "Every effort moves you"
@@ -113,16 +114,19 @@ class Trainer:
             text=self.options.text,
             headroom_gib=self.world.headroom_gib,
         )
+        trials = Trials(
+            settings=settings,
+            run=lambda job: run_job(job, self.options.timeout),
+            report=self.say,
+        )
         try:
             found = find_largest(
                 recipe,
                 self.work.recipe.batch_size,
-                settings,
+                trials,
                 windows=windows // self.world.size,
                 device_gib=self.facts.memory_gib,
                 seconds=self.work.defaults.search_s,
-                timeout=self.options.timeout,
-                report=self.say,
             )
         except SearchFailed as error:
             raise UserError(f"--batch-size: {error}; give one to train without a search") from error

@@ -17,6 +17,7 @@ from common.compiler import missing_compiler
 from common.data import cache_dir, read_text
 from common.device import GIB, DeviceFacts, describe_in_child, pick_type
 from common.errors import exit_on_user_error
+from common.job import Job
 from common.measure import Settings
 from common.options import Parser, Workload, add_workload_options, workload
 from common.process import run_job
@@ -56,14 +57,7 @@ def attention_backends(device: DeviceFacts) -> str:
 def seconds_per_step(device: DeviceFacts, work: Workload) -> float | None:
     """One baseline step, measured in a child; None if it does not run."""
     settings = Settings(shape=work.shape, device=device.type, steps=1, warmup=2)
-    job = {
-        "kind": "rung",
-        "ladder": LADDER.name,
-        "applied": [],
-        "recipe": work.recipe.to_json(),
-        "settings": settings.to_json(),
-    }
-    outcome = run_job(job, timeout=300.0)
+    outcome = run_job(Job(recipe=work.recipe, settings=settings).to_json(), timeout=300.0)
     return outcome.measurement["step_s"][0] if outcome.status == "ok" else None
 
 

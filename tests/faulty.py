@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
@@ -10,6 +11,13 @@ import torch
 from common.ladder import Ladder, NotInEffect
 from common.recipe import Numerics
 from common.train_metrics import TRAINING
+from ladders.beyond import (
+    step03_chunked_head,
+    step04_fused_qkv,
+    step05_narrow_heads,
+    step07_int8_logits,
+)
+from steps import step05_bfloat16, step07_flash_attention
 
 
 def fine(run) -> str:
@@ -63,5 +71,41 @@ LADDER = Ladder(
         rung(6, "Leaves", leaves),
         rung(7, "Does not apply", fine, "not on this planet"),
         rung(8, "Fine", fine),
+    ),
+)
+
+
+def chooses(run) -> str:
+    """Of `candidates`: by the field in which each differs."""
+    probes = {0.01: breaks, 0.02: refuses}
+    return probes.get(run.recipe.learning_rate, fine)(run)
+
+
+def candidates(device, recipe) -> dict:
+    return {
+        "straw": replace(recipe, learning_rate=0.01),
+        "nothing": replace(recipe, learning_rate=0.02),
+        "another": replace(recipe, dtype=torch.bfloat16),
+        "stone": recipe,
+    }
+
+
+CHOICE = Ladder(
+    name="tests.faulty", attribute="CHOICE", workload=TRAINING, rungs=(rung(1, "Chooses", chooses),)
+)
+CHOICE.rungs[0].candidates = candidates
+
+# what rung 7 of `beyond` stands on, without what compiles for minutes; here it is 6, and 5 is 5
+WIDE = Ladder(
+    name="tests.faulty",
+    attribute="WIDE",
+    workload=TRAINING,
+    rungs=(
+        step05_bfloat16,
+        step07_flash_attention,
+        step03_chunked_head,
+        step04_fused_qkv,
+        step05_narrow_heads,
+        step07_int8_logits,
     ),
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common import largest_batch, runner
+from common import runner
 from common.compiler import missing_compiler
 from common.device import DeviceFacts
 from common.records import Records
@@ -25,7 +25,6 @@ TINY = ["--preset", "tiny", "--device", "cpu"]
 @pytest.fixture
 def children_at_once(monkeypatch):
     monkeypatch.setattr(runner, "run_job", at_once)
-    monkeypatch.setattr(largest_batch, "run_job", at_once)
 
 
 def kept(folder: Path) -> dict:

@@ -6,11 +6,11 @@ import torch
 from common.build import train_step
 from common.child import guarded
 from common.device import DeviceFacts, out_of_memory
-from common.largest_batch import SearchFailed, find_largest, search
 from common.measure import EventClock, HostClock, Settings, measure, time_steps
 from common.presets import PRESETS, baseline
 from common.process import Outcome
 from common.recipe import Recipe
+from common.settle import SearchFailed, Trials, find_largest, search
 from ladders.beyond.step12_float8 import Float8Linear
 
 
@@ -183,17 +183,16 @@ def test_two_tries_foresee_the_others_on_an_accelerator(fits, device_gib, tries,
     assert (found.batch_size, found.why, tried) == (batch, why, tries)
 
 
-def test_the_text_does_not_end_the_runners_search(monkeypatch):
+def test_the_text_does_not_end_the_runners_search():
     tried = []
 
-    def child(job, timeout):
+    def child(job):
         tried.append(job["recipe"]["batch_size"])
         return trial(tried[-1], fits=1000)
 
-    monkeypatch.setattr("common.largest_batch.run_job", child)
     shape = PRESETS["gpt2"].shape  # of which the text has 122 windows
-    settings = Settings(shape=shape, device="cuda")
-    found = find_largest(Recipe(batch_size=8), 8, settings, seconds=1.0, timeout=1.0)
+    trials = Trials(settings=Settings(shape=shape, device="cuda"), run=child)
+    found = find_largest(Recipe(batch_size=8), 8, trials, seconds=1.0)
     assert found.batch_size == 512
     assert tried == [16, 32, 64, 128, 256, 512, 1024]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common import largest_batch, process, runner
+from common import process, runner
 from common.device import DeviceFacts, describe
 from common.display import Display
 from common.errors import UserError
@@ -187,7 +187,6 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     """All the way from the runner to table and plot, with children that answer at once."""
 
     monkeypatch.setattr(runner, "run_job", at_once)
-    monkeypatch.setattr(largest_batch, "run_job", at_once)
     top = LADDER.top
     alone, without = tuple(range(2, top + 1)), tuple(range(1, top))
     plan = replace(PLAN, numbers=tuple(range(top + 1)), alone=alone, without=without)

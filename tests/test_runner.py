@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from common import largest_batch, process, runner
+from common import process, runner
 from common.device import describe
 from common.display import Display
 from common.errors import UserError
@@ -79,7 +79,6 @@ def test_what_did_not_work_is_not_carried_up(faulty_climb):
 def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
     """A compiler that broke at batch 4 says nothing about memory."""
     broken = process.Outcome(status="failed", reason="RuntimeError: the compiler broke", wall_s=1.0)
-    monkeypatch.setattr(largest_batch, "run_job", lambda job, timeout: broken)
     monkeypatch.setattr(runner, "run_job", lambda job, *more: broken)
     store = Records(tmp_path / "records.jsonl")
     plan = Plan(

@@ -1,0 +1,276 @@
+"""What a rung leaves open is settled by what passes; who is out stays in the record, with why."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common import process, runner
+from common.child import guarded
+from common.device import DeviceFacts, describe
+from common.display import Display
+from common.ladder import DoesNotApply, Ladder
+from common.measure import Settings
+from common.plan import Plan
+from common.presets import PRESETS, baseline
+from common.recipe import Shape
+from common.records import Records
+from common.runner import Climb
+from ladders.beyond import LADDER
+from ladders.beyond.step05_narrow_heads import NarrowHeads
+from steps.run import write_results
+from tests import faulty
+
+STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
+CPU = describe("cpu")
+GPU = DeviceFacts(type="cuda", name="Card", vendor="nvidia", memory_gib=80, native_bf16=True,
+                  capability=(9, 0))  # fmt: skip
+CHUNKED = "ladders.beyond.step03_chunked_head.ChunkedLoss"
+AT_256 = {"objective": CHUNKED, "loss_rows": 256}  # the stub's fastest
+TRACE = "Traceback\n" + "x" * 3000 + "\nRuntimeError: it broke"
+
+
+def failed(reason: str, **rule) -> dict:
+    return {"answer": {"status": "failed", "reason": reason}} | rule
+
+
+def refused(refuser: int, **rule) -> dict:
+    return {"answer": {"status": "n/a", "reason": "too wide", "refuser": refuser}} | rule
+
+
+class Run:
+    """Climbs with children that answer at once, by rules; keeps what they were asked."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.jobs = folder, []
+        self.patch = patch
+
+    def __call__(
+        self, numbers, *rules, ladder=LADDER, device=CPU, resume=False, spoil=lambda job, out: None
+    ) -> list[dict]:
+        """The records. `spoil` may change a child's outcome."""
+        command = (*STUB, json.dumps(rules))
+
+        def child(job, timeout, *more):
+            self.jobs.append(job)
+            outcome = process.run_job(job, timeout, *more, command=command)
+            spoil(job, outcome)
+            return outcome
+
+        self.patch.setattr(runner, "run_job", child)
+        plain = baseline("tiny")
+        plan = Plan(
+            ladder=ladder,
+            baseline=ladder.foot(plain, device),
+            plain=plain,
+            under=tuple(ladder.under(plain, device)),
+            device=device,
+            settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
+            numbers=numbers,
+            preset="tiny",
+            timeout=30.0,
+            search_s=1.0,
+        )
+        with Display(len(numbers)) as display:
+            display.console.quiet = True
+            one = Climb(plan, Records(self.folder / "records.jsonl"), display)
+            if resume:
+                one.resume()
+            one.run()
+        return one.records.read()
+
+    def tries(self, **fields) -> list[bool]:
+        """Of each job with these recipe fields: whether it asked for the check."""
+        rungs = [job for job in self.jobs if job["kind"] == "rung"]
+        return ["check" in job for job in rungs if job["recipe"].items() >= fields.items()]
+
+
+@pytest.fixture
+def climb(tmp_path, monkeypatch) -> Run:
+    return Run(tmp_path, monkeypatch)
+
+
+def test_a_false_winner_is_out_and_the_next_best_wins(climb):
+    """The fastest computes something else: only a check before the race can tell."""
+    (record,) = climb((3,), failed("not equivalent: by far", recipe=AT_256, checked=True))
+    assert record["status"] == "ok", record["reason"]
+    assert not record["recipe"].items() >= AT_256.items()
+    assert record["candidates"]["256 tokens"] is None
+    assert record["refused"]["256 tokens"]["reason"] == "not equivalent: by far"
+    assert "256 tokens failed" in record["note"]
+    assert climb.tries(**AT_256) == [True]  # out: not tried a second time
+    assert climb.tries(objective=CHUNKED, loss_rows=1024) == [True, False]  # checked once
+    tries = [job for job in climb.jobs if job["kind"] == "rung"]
+    assert all(job["applied"][-1] == 3 for job in tries)  # whose probe every try must pass
+
+
+def test_what_is_out_keeps_its_reason_and_the_end_of_its_log(climb):
+    rule = failed("RuntimeError: it broke", recipe=AT_256, log=TRACE)
+    (record,) = climb((3,), rule)
+    entry = record["refused"]["256 tokens"]
+    assert entry["status"] == "failed"
+    assert entry["log"].endswith("RuntimeError: it broke\n")
+    assert len(entry["log"]) == 2000
+    assert set(record["refused"]) == {"256 tokens"}
+    assert record["log"] == ""  # the rung itself ended well
+    again = climb((3, 4), rule, resume=True)
+    assert again[0] == record
+    assert again[-1]["recipe"]["loss_rows"] == record["recipe"]["loss_rows"]
+
+
+def test_where_none_passes_the_rung_fails_and_says_why(climb):
+    (record, above) = climb((3, 4), failed("not in effect: nothing ran", applied=3, log="why"))
+    assert record["status"] == "failed"
+    assert record["reason"] == "no candidate passed: not in effect: nothing ran"
+    assert set(record["refused"]) == set(record["candidates"])
+    assert set(record["candidates"].values()) == {None}
+    assert record["log"] == "why\n"
+    assert (above["status"], 3 in above["applied"]) == ("ok", False)
+    assert len([job for job in climb.jobs if 3 in job["applied"]]) == len(record["refused"])
+    write_results([record, above], climb.folder, LADDER)
+
+
+def test_what_fails_in_different_ways_is_told_apart(climb):
+    one = failed("not equivalent: by far", recipe=AT_256)
+    others = failed("not in effect: nothing ran", applied=3)
+    (record,) = climb((3,), others, one)  # the last rule counts
+    assert "256 tokens: not equivalent: by far" in record["reason"]
+    assert "whole logits: not in effect: nothing ran" in record["reason"]
+
+
+def test_a_disturbed_candidate_is_tried_and_checked_again(climb):
+    def once(job, outcome):
+        if job["recipe"].items() >= AT_256.items() and len(climb.tries(**AT_256)) == 1:
+            outcome.status, outcome.measurement = "disturbed", {}
+
+    (record,) = climb((3,), spoil=once)
+    assert record["recipe"].items() >= AT_256.items()
+    assert record["refused"] == {}
+    assert climb.tries(**AT_256) == [True, True, True]  # twice in the race, then as the rung
+
+
+def test_a_measurement_that_fails_keeps_the_end_of_its_log(climb):
+    bad, good = climb((1, 4), failed("RuntimeError: it broke", applied=1, log=TRACE))
+    assert bad["status"] == "failed"
+    assert bad["log"].endswith("RuntimeError: it broke\n")
+    assert len(bad["log"]) == 2000
+    assert good["log"] == ""
+
+
+def test_records_of_before_are_still_read(climb):
+    """Without "refused" and "log", also one whose candidates all failed."""
+    climb((3,))
+    path = climb.folder / "records.jsonl"
+    old = json.loads(path.read_text())
+    del old["refused"], old["log"]
+    path.write_text(json.dumps(old) + "\n")
+    count = len(climb.jobs)
+    above = climb((3, 4), resume=True)[-1]
+    assert len(climb.jobs) == count + 1
+    assert above["recipe"]["loss_rows"] == 256
+    write_results(climb((3, 4), resume=True), climb.folder, LADDER)
+    old |= {"status": "n/a", "reason": "no", "candidates": dict.fromkeys(old["candidates"])}
+    path.write_text(json.dumps(old) + "\n")
+    above = climb((3, 4), resume=True)[-1]
+    assert 3 not in above["applied"]
+
+
+def test_a_rung_carried_along_that_refuses_is_left_out(climb):
+    """Unmeasured itself, so that only the child of the rung above could tell."""
+    (record,) = climb((7,), refused(5, applied=5))
+    assert record["status"] == "ok", record["reason"]
+    assert 5 not in record["applied"]
+    assert record["applied"][-1] == 7
+    assert record["refused"] == {}
+    above = climb((0, 6), refused(5, applied=5))[-1]  # without candidates that differ
+    assert (above["status"], 5 in above["applied"]) == ("ok", False)
+
+
+def test_a_rungs_own_refusal_is_its_own(climb):
+    (record,) = climb((4,), refused(4, applied=4))
+    assert (record["status"], record["reason"]) == ("n/a", "too wide")
+
+
+def test_a_rung_that_was_measured_is_not_left_out_for_another(climb):
+    rule = refused(4, applied=6)
+    below, record = climb((4, 6), rule)
+    assert below["status"] == "ok"
+    assert record["status"] == "n/a"
+    assert record["reason"] == "then rung 4 does not apply: too wide"
+
+
+def test_a_base_that_refuses_takes_with_it_what_adds_to_it(climb):
+    base = faulty.rung(1, "Base", faulty.fine)
+    top = faulty.rung(2, "Top", faulty.fine)
+    top.BASE = 1
+    ladder = Ladder(name="tests.faulty", rungs=(base, top))
+    (record,) = climb((2,), refused(1, applied=1), ladder=ladder)
+    assert (record["status"], record["reason"]) == ("n/a", "it adds to rung 1: too wide")
+
+
+def test_a_child_names_the_rung_whose_code_refuses():
+    def build(job, report):
+        return NarrowHeads(128, 2, 0.0, lambda x: x)
+
+    job = {"ladder": LADDER.address, "applied": [4, 5, 7]}
+    told = guarded(job, print, build)
+    assert (told["status"], told["refuser"]) == ("n/a", 5)
+    assert guarded(job | {"applied": [4]}, print, build)["refuser"] is None
+
+    def elsewhere(job, report):
+        raise DoesNotApply("3 layers do not divide")
+
+    assert guarded(job, print, elsewhere)["refuser"] is None
+
+
+def test_the_search_names_what_refuses_and_goes_on_without_it(climb):
+    """Candidates and the largest batch are tried in one way: with probes, rung by rung."""
+    seen = climb((12, 13), refused(4, applied=4), device=GPU)
+    assert [record["status"] for record in seen] == ["ok", "ok"]
+    assert all(4 not in record["applied"] for record in seen)
+    assert seen[-1]["searched"]
+    assert seen[-1]["note"].startswith("search ended at")
+
+
+def real(folder: Path, ladder: Ladder, number: int, shape: Shape) -> dict:
+    """The record of one rung, measured by real children."""
+    plan = Plan(
+        ladder=ladder,
+        baseline=replace(baseline("tiny"), batch_size=2),
+        device=CPU,
+        settings=Settings(shape=shape, device="cpu", steps=2, warmup=2),
+        numbers=(number,),
+        preset="tiny",
+        timeout=120.0,
+        search_s=1.0,
+    )
+    with Display(1) as display:
+        Climb(plan, Records(folder / "records.jsonl"), display).run()
+    (record,) = Records(folder / "records.jsonl").read()
+    return record
+
+
+def test_real_candidates_pass_their_probe_before_they_race(tmp_path):
+    """One that breaks in its probe, two that are refused, and one that is what it says."""
+    shape = Shape(layers=1, heads=1, emb_dim=8, context=8)
+    record = real(tmp_path, faulty.CHOICE, 1, shape)
+    assert record["status"] == "ok", record["reason"]
+    out = record["refused"]
+    assert out["straw"]["reason"] == "ZeroDivisionError: a rung of straw"
+    assert "in breaks" in out["straw"]["log"]  # the traceback names the place
+    assert out["nothing"]["reason"] == "not in effect: the probe saw nothing"
+    assert out["another"]["reason"].startswith("not equivalent: declared exact")
+    assert record["candidates"]["stone"] > 0
+    assert record["measurement"]["in_effect"] == {"1": "fine"}
+
+
+def test_wide_heads_do_not_keep_int8_logits_from_being_measured(tmp_path):
+    """As the whole ladder does: without the narrow heads, which only a child can refuse."""
+    shape = Shape(layers=1, heads=1, emb_dim=64, context=32)
+    record = real(tmp_path, faulty.WIDE, 6, shape)
+    assert (record["status"], record["reason"]) == ("ok", "")
+    assert record["applied"] == [1, 2, 3, 4, 6]
+    assert all(record["candidates"].values())
+    assert record["refused"] == {}
