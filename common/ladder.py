@@ -8,6 +8,7 @@ from types import ModuleType
 
 from common.engine.metric import Workload
 from common.engine.rungs import REFERENCE
+from common.errors import UserError
 from common.recipe import Numerics, Recipe
 
 
@@ -17,6 +18,29 @@ class NotInEffect(Exception):
 
 class DoesNotApply(Exception):
     """A rung cannot act here, as only the process that measures it could tell. The row is n/a."""
+
+
+TITLE = re.compile(r"(?:\d+\. )?(.+)\.")  # of a docstring that begins: "7. FlashAttention."
+PARTS = {  # what a rung module has beside it, and of which kind
+    "CHANGES": tuple,
+    "NUMERICS": Numerics,
+    "applies": Callable,
+    "in_effect": Callable,
+    "apply": Callable,
+}
+OPTIONAL = {"BASE": int, "candidates": Callable}
+
+
+def check_contract(number: int, module: ModuleType) -> None:
+    """Raises UserError, which names the rung and the part, where a module is no whole rung."""
+    name = getattr(module, "__name__", f"rung {number}")
+    if not TITLE.match(module.__doc__ or ""):
+        raise UserError(f'{name}: its docstring must begin with "{number}. Title."')
+    for part, kind in (PARTS | OPTIONAL).items():
+        if part in OPTIONAL and not hasattr(module, part):
+            continue
+        if not isinstance(getattr(module, part, None), kind):
+            raise UserError(f"{name}: {part} must be there, of type {kind.__name__}")
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,10 @@ class Ladder:
     reference: str = ""  # the name of the preset's own recipe, if rung 0 is measured beside it
     note: str = ""  # what its figures are not
 
+    def __post_init__(self) -> None:
+        for number, module in enumerate(self.rungs, start=1):
+            check_contract(number, module)
+
     @property
     def address(self) -> str:
         """Where a child process finds it, as pkgutil.resolve_name takes it."""
@@ -57,7 +85,7 @@ class Ladder:
         """The rung's name, from the first line of its docstring: '7. FlashAttention.'"""
         if number <= 0:
             return self.reference if number == REFERENCE else self.start
-        return re.match(r"(?:\d+\. )?(.+)\.", self.rung(number).__doc__)[1]
+        return TITLE.match(self.rung(number).__doc__)[1]
 
     def numerics(self, number: int) -> Numerics:
         """What the rung declares; a recipe without rungs is only rounded."""
@@ -77,6 +105,11 @@ class Ladder:
     def chain(self, number: int) -> list[int]:
         """The rungs from the baseline to this one, through their bases."""
         return [*self.chain(self.base(number)), number] if number > 0 else []
+
+    def candidates(self, number: int, device, below: Recipe) -> dict[str, Recipe]:
+        """What may be made of the recipe below, by label; none where nothing is left open."""
+        offered = getattr(self.rung(number), "candidates", None) if number > 0 else None
+        return offered(device, below) if offered else {}
 
     def applicable(self, numbers: Iterable[int], recipe: Recipe, device) -> list[int]:
         """Those of the rungs that apply, each asked on top of the ones before it."""

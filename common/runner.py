@@ -159,10 +159,10 @@ class Climb:
         full = next((b for k, b in self.batches.items() if set(applied) < set(k)), None)
         if needs_search(prefix.recipe) and (known := self.batches.get(applied, full)):
             prefix.recipe = replace(prefix.recipe, batch_size=known)
-        rung = plan.ladder.rung(number) if series == LADDER and number > 0 else None
         candidates = {}
-        if hasattr(rung, "candidates"):
-            candidates = rung.candidates(plan.device, self.stack.composed(prefix.applied[:-1]))
+        if series == LADDER:
+            below = self.stack.composed(prefix.applied[:-1])
+            candidates = plan.ladder.candidates(number, plan.device, below)
         found = settle(
             prefix.recipe,
             candidates,

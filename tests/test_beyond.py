@@ -56,8 +56,6 @@ FOOT = STEPS.compose(PLAIN, AT_THIS_BATCH)  # whether a step applies here or not
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 
 
-ON_CPUS = (5, 6, 7)  # where each side's own rungs lie
-ON_GPUS = range(max(ON_CPUS) + 1, LADDER.top + 1)
 H100 = DeviceFacts(
     type="cuda",
     name="NVIDIA H100 80GB HBM3",
@@ -72,13 +70,16 @@ def number_of(title: str) -> int:
     return next(number for number in NUMBERS if LADDER.title(number) == title)
 
 
+# where each side's own rungs lie
+ON_CPUS = range(number_of("Narrow heads"), number_of("int8 logits") + 1)
+ON_GPUS = range(number_of("No dropout"), number_of("Largest batch") + 1)
 CHUNKED, PRODUCTS, INT8 = map(number_of, ("Chunked head and loss", "Product format", "int8 logits"))
 ATTENTION, FLOAT8 = map(number_of, ("Attention backend", "float8 products"))
 
 
 def recipe_at(number: int, **changes) -> Recipe:
     """As it is climbed: a GPU's rungs leave out a CPU's. Theirs is run here with a CPU's kernel."""
-    above_cpus = number in ON_GPUS
+    above_cpus = number >= min(ON_GPUS)
     numbers = [n for n in LADDER.chain(number) if not (above_cpus and n in ON_CPUS)]
     recipe = LADDER.compose(FOOT, numbers)
     if number >= ATTENTION:

@@ -64,7 +64,7 @@ def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     """Real children, a limit that ends while one works, and the same command until all is done."""
     out = tmp_path / "campaign"
     command = ("-m", "steps.campaign", *TINY, "--only", "steps,scripts", "--out", str(out))
-    first = run(*command, "--minutes", "30", "--each", "0.35", timeout=120)
+    first = run(*command, "--minutes", "30", "--each", "0.6", timeout=120)
     assert first.returncode == 0, first.stderr
     assert "the same command goes on from here" in first.stdout
     assert kept(out)["tasks"] == {"steps": CUT}
