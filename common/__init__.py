@@ -3,7 +3,7 @@
 import importlib.util
 from importlib.metadata import version
 
-from common.errors import UserError, exit_on_user_error
+from common.engine.errors import UserError, exit_on_user_error
 
 OLDEST_TORCH = (2, 11)
 PACKAGES = ("torch", "numpy", "tiktoken", "pandas", "matplotlib", "rich", "psutil")

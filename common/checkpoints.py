@@ -17,7 +17,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from common.build import Run
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.recipe import Shape
 from common.world import World
 

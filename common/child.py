@@ -18,8 +18,8 @@ import torch
 from common.ceilings import measure_ceilings
 from common.compiler import forget_graphs
 from common.device import out_of_memory
+from common.engine.errors import UserError
 from common.equivalence import NotEquivalent, check
-from common.errors import UserError
 from common.ladder import DoesNotApply, NotInEffect, rung_named
 from common.measure import Disturbed, Settings, measure
 from common.recipe import Numerics, Recipe

@@ -22,7 +22,7 @@ import tiktoken.load
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.options import Parser, writable_folder
 from common.recipe import Recipe, Shape
 
@@ -301,7 +301,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from common.errors import exit_on_user_error
+    from common.engine.errors import exit_on_user_error
 
     with exit_on_user_error():
         main()

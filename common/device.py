@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from common.errors import UserError
+from common.engine.errors import UserError
 
 GIB = 2**30
 TYPES = ("auto", "cuda", "mps", "xpu", "cpu")

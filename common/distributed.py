@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.device import out_of_memory
-from common.errors import OtherLost, UserError, end_now
+from common.engine.errors import OtherLost, UserError, end_now
+from common.engine.records import append_line
 from common.options import seconds, whole
-from common.records import append_line
 from common.world import World
 
 HEADROOM_GIB = 1.5  # for NCCL's buffers and DDP's gradient buckets beside the model

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import ModuleType
 
+from common.engine.errors import UserError
 from common.engine.metric import Workload
 from common.engine.rungs import REFERENCE
-from common.errors import UserError
 from common.recipe import Numerics, Recipe
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common import presets
 from common.device import TYPES, DeviceFacts
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.recipe import Recipe, Shape
 
 

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from common.engine.records import Records
 from common.machine import PROJECT
-from common.records import Records
 from common.report.tables import to_brief_markdown
 from ladders import of_records
 

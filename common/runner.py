@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from common.display import Display
+from common.engine.records import SCHEMA, Records
 from common.gpu_watch import GpuWatch, disturbance
 from common.job import Job
 from common.machine import command_line, commit_facts, machine_facts, version_facts
 from common.plan import LADDER, Plan, Prefix
 from common.process import Outcome, run_job
 from common.recipe import Recipe
-from common.records import SCHEMA, Records
 from common.settle import Settled, Trials, Unsettled, best, needs_search, settle
 from common.stack import Stack
 from common.train_metrics import tok_per_s

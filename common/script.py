@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.compiler import missing_compiler
 from common.device import describe_in_child, out_of_memory, pick_type
-from common.errors import UserError, exit_on_user_error
+from common.engine.errors import UserError, exit_on_user_error
 from common.options import Parser, Workload, add_workload_options, seconds, whole, workload
 from common.recipe import Recipe
 from common.settle import needs_search

@@ -22,7 +22,7 @@ from common.device import (
     peak_resident_bytes,
     synchronize,
 )
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.generate import generate
 from common.measure import Settings
 from common.options import (

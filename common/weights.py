@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from common.build import PADDED, Run
-from common.errors import UserError
+from common.engine.errors import UserError
 
 
 def unpadded_state(run: Run) -> dict[str, torch.Tensor]:

@@ -2,8 +2,8 @@
 
 import pkgutil
 
+from common.engine.errors import UserError
 from common.engine.metric import Workload
-from common.errors import UserError
 from common.ladder import Ladder
 
 LADDERS = {"steps": "steps", "parallel": "ladders.parallel", "beyond": "ladders.beyond"}

@@ -22,7 +22,8 @@ import psutil
 from common.compiler import missing_compiler
 from common.data import read_text, read_tokens, split, vocabulary_folder, write_atomically
 from common.device import DeviceFacts, describe_in_child, pick_type
-from common.errors import UserError, exit_on_user_error
+from common.engine.errors import UserError, exit_on_user_error
+from common.engine.records import append_line, sole_writer
 from common.gpu_watch import GpuWatch
 from common.machine import PROJECT
 from common.options import (
@@ -33,7 +34,6 @@ from common.options import (
     workload,
     writable_folder,
 )
-from common.records import append_line, sole_writer
 from steps import run as runner
 
 DONE, CUT, FAILED, TOO_LONG = "done", "cut", "failed", "too long"

@@ -6,9 +6,9 @@ the two runs allows, 2 if they cannot be compared.
 
 import sys
 
+from common.engine.errors import UserError, exit_on_user_error
 from common.engine.rungs import shown
 from common.engine.stats import UNJUDGED
-from common.errors import UserError, exit_on_user_error
 from common.options import Parser
 from common.report.comparison import compare, differences, read_run, same_ladder
 from ladders import workload_of

@@ -6,8 +6,8 @@ differ, then the ratio B / A of every rung with its 95 % interval.
 
 import sys
 
+from common.engine.errors import exit_on_user_error
 from common.engine.rungs import shown
-from common.errors import exit_on_user_error
 from common.options import Parser
 from common.report.comparison import compare, differences, read_run, same_ladder
 from common.report.tables import LEGEND, cell

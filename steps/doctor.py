@@ -16,7 +16,7 @@ import torch
 from common.compiler import missing_compiler
 from common.data import cache_dir, read_text
 from common.device import GIB, DeviceFacts, describe_in_child, pick_type
-from common.errors import exit_on_user_error
+from common.engine.errors import exit_on_user_error
 from common.job import Job
 from common.measure import Settings
 from common.options import Parser, Workload, add_workload_options, workload

@@ -18,8 +18,9 @@ import psutil
 from common.data import read_text, read_tokens, split, write_atomically
 from common.device import DeviceFacts, describe_in_child, pick_type
 from common.display import Display
+from common.engine.errors import UserError, exit_on_user_error
+from common.engine.records import Records, sole_writer
 from common.engine.rungs import REFERENCE, called
-from common.errors import UserError, exit_on_user_error
 from common.gpu_watch import low_utilisation
 from common.ladder import Ladder
 from common.measure import Settings
@@ -27,7 +28,6 @@ from common.options import Parser, add_workload_options, seconds, whole, workloa
 from common.plan import Plan
 from common.profile_report import profile_markdown, profile_text, to_profile
 from common.profiling import ACTIVITIES
-from common.records import Records, sole_writer
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
 from common.report.frame import to_csv, to_frame
 from common.report.tables import to_markdown, to_text

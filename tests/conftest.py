@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import exit_on_user_error
+from common.engine.errors import exit_on_user_error
 from common.recipe import Shape
 
 PROJECT = Path(__file__).resolve().parent.parent

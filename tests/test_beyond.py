@@ -20,6 +20,7 @@ from common.compiler import cuda_graph_skips, forget_graphs
 from common.data import Endless, Windows, make_loader
 from common.device import DeviceFacts, describe
 from common.display import Display
+from common.engine.records import Records
 from common.engine.rungs import REFERENCE
 from common.equivalence import NotEquivalent, check
 from common.ladder import DoesNotApply, NotInEffect, rung_named
@@ -28,7 +29,6 @@ from common.model import Linear
 from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.recipe import Numerics, Recipe
-from common.records import Records
 from common.report.frame import to_frame
 from common.report.tables import to_brief_markdown, to_markdown, to_text
 from common.runner import Climb

@@ -11,7 +11,7 @@ import pytest
 from common import runner
 from common.compiler import missing_compiler
 from common.device import DeviceFacts
-from common.records import Records
+from common.engine.records import Records
 from steps import LADDER, campaign
 from steps.campaign import CUT, DONE, FAILED, TOO_LONG, Campaign, Task, main, share_kept
 from tests.conftest import PROJECT, run

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
 from common.train_metrics import TRAINING
 from steps import check, compare

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.ladder import Ladder
 from common.recipe import Numerics
 from ladders.beyond import LADDER as BEYOND

@@ -15,7 +15,7 @@ import torch
 from common import data
 from common.build import build
 from common.data import Endless, Windows, make_loader, read_text, read_tokens, split, tokenizer
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.generate import generate, next_ids
 from common.recipe import Recipe, Shape
 from tests.conftest import SMALL

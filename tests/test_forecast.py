@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from common.device import GIB, describe
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.measure import Settings
 from common.model import GPT, parameter_count, parameter_sizes
 from common.process import run_job

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from common.device import describe
+from common.engine.records import Records
 from common.ladder import DoesNotApply
 from common.presets import baseline
 from common.profiling import NETWORK
 from common.recipe import Recipe, Shape
-from common.records import Records
 from common.report.plot import branches
 from ladders.parallel import LADDER, worker
 from ladders.parallel.layout import refuse

@@ -12,7 +12,7 @@ from common import measure as clock
 from common.build import train_step
 from common.data import make_loader
 from common.device import describe
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.measure import Settings, measure
 from common.plan import ALONE, LADDER, Plan
 from common.plot_profile import plot_profile

@@ -6,9 +6,9 @@ import sys
 import pandas as pd
 import pytest
 
+from common.engine.errors import UserError
 from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric, Workload
 from common.engine.stats import UNCHANGED, UNJUDGED
-from common.errors import UserError
 from common.report import plot
 from common.report.attribution import to_attribution
 from common.report.comparison import compare

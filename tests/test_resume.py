@@ -14,11 +14,11 @@ import pytest
 from common import process, runner
 from common.device import DeviceFacts, describe
 from common.display import Display
-from common.errors import UserError
+from common.engine.errors import UserError
+from common.engine.records import Records, sole_writer
 from common.measure import Settings
 from common.plan import Plan
 from common.presets import PRESETS, baseline
-from common.records import Records, sole_writer
 from common.report.attribution import to_attribution
 from common.runner import Climb
 from steps import LADDER

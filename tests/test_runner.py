@@ -13,11 +13,11 @@ import pytest
 from common import process, runner
 from common.device import describe
 from common.display import Display
-from common.errors import UserError
+from common.engine.errors import UserError
+from common.engine.records import Records
 from common.measure import Settings
 from common.plan import Plan
 from common.presets import PRESETS, baseline
-from common.records import Records
 from common.report.frame import to_frame
 from common.runner import Climb
 from common.train_metrics import TRAINING

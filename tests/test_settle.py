@@ -11,12 +11,12 @@ from common import process, runner
 from common.child import guarded
 from common.device import DeviceFacts, describe
 from common.display import Display
+from common.engine.records import Records
 from common.ladder import DoesNotApply, Ladder
 from common.measure import Settings
 from common.plan import Plan
 from common.presets import PRESETS, baseline
 from common.recipe import Shape
-from common.records import Records
 from common.runner import Climb
 from ladders.beyond import LADDER
 from ladders.beyond.step05_narrow_heads import NarrowHeads

@@ -7,10 +7,10 @@ from statistics import median
 import pandas as pd
 
 from common.engine import stats
+from common.engine.errors import UserError
 from common.engine.metric import EXACT, LOWER, Workload
+from common.engine.records import Records
 from common.engine.rungs import stack
-from common.errors import UserError
-from common.records import Records
 from common.report.frame import Headline
 
 FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "changes")

@@ -6,7 +6,7 @@ all-reduce that every rung measures between its processes before it trains.
 
 from statistics import median
 
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.report.comparison import read_run
 from common.train_metrics import tok_per_s
 from ladders.parallel.forecast_report import wrapped

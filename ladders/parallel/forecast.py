@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.device import GIB
-from common.errors import UserError, exit_on_user_error
+from common.engine.errors import UserError, exit_on_user_error
 from common.options import Parser, whole, writable_folder
 from ladders.parallel import against
 from ladders.parallel.forecast_report import assumptions, calibration_text, title, to_text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from common.build import padded_vocab_size
 from common.device import GIB
-from common.errors import UserError
+from common.engine.errors import UserError
 from common.model import parameter_sizes
 from common.published import published
 from common.recipe import Recipe, Shape

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.errors import UserError
+from common.engine.errors import UserError
 
 SCHEMA = 1
 REQUIRED = {"run_id", "ladder", "series", "rung", "round", "status", "applied", "settings"}
