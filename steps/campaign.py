@@ -40,6 +40,7 @@ DONE, CUT, FAILED, TOO_LONG = "done", "cut", "failed", "too long"
 ENDED = (DONE, FAILED, TOO_LONG)  # statuses of tasks that are not taken up again
 DRAWING_S = 20.0  # of a piece, kept for tables and pictures
 LEAST_S = 15.0  # no task begins with less: a process alone takes 5 to 10 s to start
+GRACE_S = 10.0  # for a script to end by itself when its time is over
 PAIRS = 2  # of 01 and 02, in turns
 AVERAGE = re.compile(r"Avg tok/sec: (\d+)")
 
@@ -58,7 +59,8 @@ def ladder(*arguments: str, folder: str) -> Callable[["Campaign", float], str]:
 
     def work(campaign: "Campaign", seconds: float) -> str:
         out = campaign.out / folder
-        before = measured(out)
+        records = out / "records.jsonl"
+        before = len(lines(records))
         command = [*arguments, *campaign.workload_options, "--resume", "--out", str(out)]
         with interrupted_after(seconds) as limit:
             status = runner.main(command)
@@ -66,14 +68,13 @@ def ladder(*arguments: str, folder: str) -> Callable[["Campaign", float], str]:
             raise KeyboardInterrupt  # by hand: it was meant for the whole campaign
         if not limit.reached:
             return DONE
-        return CUT if measured(out) > before or not campaign.whole(seconds) else TOO_LONG
+        return CUT if len(lines(records)) > before or not campaign.whole(seconds) else TOO_LONG
 
     return work
 
 
-def measured(folder: Path) -> int:
-    path = folder / "records.jsonl"
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+def lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
 
 def scripts(campaign: "Campaign", seconds: float) -> str:
@@ -87,35 +88,44 @@ def scripts(campaign: "Campaign", seconds: float) -> str:
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]
     single = ["01_opt_single_gpu.py", *given]
     several = [*torchrun, "02_opt_multi_gpu_ddp.py", *given, "--record", folder / "ddp.jsonl"]
-    for place in range(measured_rows(rows), 2 * PAIRS):
+    for place in range(len(lines(rows)), 2 * PAIRS):
         command = [sys.executable, *map(str, several if place % 2 else single)]
         name = "02, one process" if place % 2 else "01"
         left = end - time.monotonic()
         if left < LEAST_S:
             return CUT
         print(f"{name}: run {place // 2 + 1} of {PAIRS}", flush=True)
-        try:
-            done = subprocess.run(
-                command, cwd=PROJECT, capture_output=True, text=True, timeout=left
-            )
-        except subprocess.TimeoutExpired:
+        status, said = run_for(command, left)
+        if status is None:
             return TOO_LONG if campaign.whole(left) else CUT
-        rates = AVERAGE.findall(done.stdout)
-        if done.returncode or not rates:
-            write_atomically(folder / f"run-{place}.log", (done.stdout + done.stderr).encode())
+        rates = AVERAGE.findall(said)
+        if status or not rates:
+            write_atomically(folder / f"run-{place}.log", said.encode())
             return FAILED
         append_line(rows, {"script": name, "tok_per_s": int(rates[-1]), "command": command[1:]})
     return DONE
 
 
-def measured_rows(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
+def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
+    """A command's exit status, None if its time ran out, and what it said."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=PROJECT, **pipes) as child:
+        try:
+            said, _ = child.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            child.terminate()  # on which torchrun ends its workers; killed, it would leave them
+            try:
+                said, _ = child.communicate(timeout=GRACE_S)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                said, _ = child.communicate()
+            return None, said
+    return child.returncode, said
 
 
 def share_kept(path: Path) -> str:
     """02's rate with one process over 01's, by pair, in words; empty without a whole pair."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    rates = [row["tok_per_s"] for row in rows]
+    rates = [json.loads(line)["tok_per_s"] for line in lines(path)]
     pairs = [two / one for one, two in zip(rates[::2], rates[1::2], strict=False)]
     each = ", ".join(f"{pair:.3f}" for pair in pairs)
     return f"02 with one process over 01: {geometric_mean(pairs):.3f} ({each})" if pairs else ""

@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from common import runner
@@ -32,7 +33,7 @@ def kept(folder: Path) -> dict:
 
 
 def test_all_is_measured_by_worth(tmp_path, monkeypatch, children_at_once, capsys):
-    monkeypatch.setattr(campaign.subprocess, "run", made_up_script)
+    monkeypatch.setattr(campaign, "run_for", made_up_script)
     begin = time.time()
     assert main([*TINY, "--out", str(tmp_path), "--minutes", "30"]) == 0
     said = capsys.readouterr().out
@@ -54,10 +55,9 @@ def test_all_is_measured_by_worth(tmp_path, monkeypatch, children_at_once, capsy
     assert "==" not in capsys.readouterr().out  # nothing is left to do
 
 
-def made_up_script(command, **_):
+def made_up_script(command, seconds):
     rate = 990 if "torch.distributed.run" in command else 1000
-    said = f"Ep 1, Step 000001, Step tok/sec: 5, Avg tok/sec: 5\n… Avg tok/sec: {rate}\n"
-    return campaign.subprocess.CompletedProcess(command, 0, said, "")
+    return 0, f"Ep 1, Step 000001, Step tok/sec: 5, Avg tok/sec: 5\n… Avg tok/sec: {rate}\n"
 
 
 def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
@@ -137,12 +137,26 @@ def test_an_interrupt_by_hand_ends_the_campaign(tmp_path, monkeypatch, capsys):
 
 
 def test_a_script_that_fails_leaves_its_words(tmp_path, monkeypatch):
-    failed = campaign.subprocess.CompletedProcess([], 1, "so far\n", "error: no device\n")
-    monkeypatch.setattr(campaign.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(campaign, "run_for", lambda *_: (1, "so far\nerror: no device\n"))
     command = [*TINY, "--only", "scripts", "--out", str(tmp_path)]
     assert main(command) == 0
     assert kept(tmp_path)["tasks"] == {"scripts": FAILED}
     assert "no device" in (tmp_path / "scripts" / "run-0.log").read_text()
+
+
+def test_a_script_whose_time_is_over_ends_with_what_it_started(tmp_path):
+    """As torchrun does on SIGTERM, and would not on SIGKILL."""
+    worker = "import time; time.sleep(60)"
+    starts = (
+        "import signal, subprocess, sys\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {worker!r}])\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (child.kill(), sys.exit(143)))\n"
+        "print(child.pid, flush=True)\n"
+        "child.wait()\n"
+    )
+    status, said = campaign.run_for([sys.executable, "-c", starts], 2.0)
+    assert status is None
+    assert not psutil.pid_exists(int(said.split()[0]))
 
 
 def test_only_whole_pairs_are_compared(tmp_path):
