@@ -7,6 +7,7 @@ stopped until --minutes are spent. All of it is left in one folder to bring home
 import _thread
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -251,14 +252,19 @@ class Limit:
 @contextmanager
 def interrupted_after(seconds: float) -> Iterator[Limit]:
     """Interrupt the block, as Ctrl-C would, when its time is over; that is no error."""
-    limit = Limit()
+    limit, main_thread = Limit(), threading.main_thread().ident
 
     def interrupt() -> None:
         limit.reached = True
-        _thread.interrupt_main()
+        if hasattr(signal, "pthread_kill"):  # a real signal also ends what waits in the system
+            signal.pthread_kill(main_thread, signal.SIGINT)
+        else:
+            _thread.interrupt_main()
 
     timer = threading.Timer(seconds, interrupt)
     timer.daemon = True
+    # a shell that starts this in the background has it ignore Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     timer.start()
     try:
         yield limit
@@ -267,6 +273,7 @@ def interrupted_after(seconds: float) -> Iterator[Limit]:
             raise
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def missing(device: DeviceFacts, options) -> list[str]:

@@ -12,6 +12,7 @@ from common.equivalence import NotEquivalent, check, relative_errors
 from common.model import Block, CausalAttention, LayerNorm, Linear, StoredMask
 from common.presets import baseline
 from common.recipe import Numerics
+from ladders.beyond import AT_THIS_BATCH
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER
 from tests.conftest import SMALL
@@ -20,17 +21,19 @@ CPU = torch.device("cpu")
 BASE = baseline("tiny")
 # claim, parameter, error, limit
 SENTENCE = r"^declared rounding, but in \w+ the (gradient of [\w.]+|loss) is off by .+ is allowed$"
+ELSEWHERE = ("torch.compile", "Attention backend", "Compile mode")  # only compiles, or is CUDA's
 ROUNDING = [
-    n
-    for n in BEYOND.chain(BEYOND.top)
-    if BEYOND.rung(n).NUMERICS is Numerics.ROUNDING and n not in (19, 21)  # CUDA's
+    (ladder, number)
+    for ladder in (LADDER, BEYOND)
+    for number in range(1, ladder.top + 1)
+    if ladder.numerics(number) is Numerics.ROUNDING and ladder.title(number) not in ELSEWHERE
 ]
 
 
-def at(number: int, dtype: torch.dtype):
+def at(ladder, number: int, dtype: torch.dtype):
     """A rung on all that it adds to, uncompiled."""
-    recipe = BEYOND.compose(BASE, BEYOND.chain(number))
-    return replace(recipe, dtype=dtype, compile=False)
+    foot = LADDER.compose(BASE, AT_THIS_BATCH) if ladder is BEYOND else BASE
+    return replace(ladder.compose(foot, ladder.chain(number)), dtype=dtype, compile=False)
 
 
 class SixteenBits(CausalAttention):
@@ -136,10 +139,12 @@ def test_every_rung_passes(number):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("number", [n for n in ROUNDING if n != 8])  # 8 only compiles
-def test_rungs_that_round_do_so_in_either_format(number, dtype):
+@pytest.mark.parametrize(
+    ("ladder", "number"), ROUNDING, ids=[f"{ladder.name} {n}" for ladder, n in ROUNDING]
+)
+def test_rungs_that_round_do_so_in_either_format(ladder, number, dtype):
     """Those of steps and beyond, each on its base; half of what is allowed is not used."""
-    recipe, below = (at(n, dtype) for n in (number, BEYOND.base(number)))
+    recipe, below = (at(ladder, n, dtype) for n in (number, ladder.base(number)))
     found = check(recipe, below, BASE, Numerics.ROUNDING, CPU)
     assert found.error < 0.6 * found.limit
     if dtype is torch.bfloat16:

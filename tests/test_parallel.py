@@ -131,9 +131,12 @@ def test_output_and_results_say_what_the_numbers_are(climbed):
     assert "correctness and memory, not speed" in " ".join(done.stdout.split())
     assert records[10]["status"] == "n/a"
     assert "4, 6, 8" in records[10]["reason"]
-    for name in ("ladder.png", "parallel.png", "parallel.csv", "parallel.md"):
+    for name in ("ladder.png", "ladder.csv", "ladder.md"):
         assert (out / name).stat().st_size > 500
-    assert "adds to" in (out / "parallel.md").read_text()
+    page = (out / "ladder.md").read_text()
+    for head in ("adds to", "activations, MiB", "sent in a step, MiB", "efficiency", "idle"):
+        assert head in page
+    assert "kept: of as many times one process's rate" in " ".join(done.stdout.split())
 
 
 def test_a_two_dimensional_mesh_of_four_processes(tmp_path):
