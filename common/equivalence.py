@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from common.build import Run, build
+from common.device import out_of_memory
 from common.model import LogitsLoss
 from common.recipe import Numerics, Recipe, Shape
 
@@ -33,9 +34,8 @@ FACTOR = 4.0
 # From 1 to the next number of the format, torch.finfo(...).eps. The loss is one number, which the
 # rung below may hit by luck: 3e-6 in bfloat16, where the next rung was right and off by 8e-5.
 SPACING = {"float32": 2**-23, "tf32": 2**-10, "bfloat16": 2**-7, "float8": 2**-3}
-FAINT = (
-    1e-3  # of all gradients' norm: what is smaller is compared with that; the least here is 4e-3
-)
+# Of all gradients' norm: what is smaller is compared with that. The least here is 4e-3.
+FAINT = 1e-3
 
 
 class NotEquivalent(Exception):
@@ -115,9 +115,9 @@ def check_in_float32(
     recipe = replace(recipe, **plain)
     try:
         beneath, own = ask(replace(below, **plain), device), ask(recipe, device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:  # torch's "No available kernel", and what others say
+    except RuntimeError as error:  # torch's "No available kernel", and what others say
+        if out_of_memory(error):
+            raise
         return False
     allowed = by_rounding(recipe, beneath, reference)
     judge(own, reference, Numerics.ROUNDING, allowed, "float32")
