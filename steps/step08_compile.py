@@ -2,8 +2,8 @@
 
 Changes: the model's forward and backward pass are compiled to fused kernels.
 Why faster: a chain of elementwise operations becomes one kernel that reads and writes memory once,
-and Python no longer starts each operation. The compiler also pads products of odd widths: on an
-H200 most of this rung's gain is the head's, which step 9 would have padded (LOG.md).
+and Python no longer starts each operation. The compiler also pads products of odd widths: by an
+H200's profile most of this rung's gain is the head's, which step 9 would have padded (LOG.md).
 Cost: the first step takes from seconds to minutes (its own column), and a new input shape may have
 to be compiled again. GPUs need Triton, CPUs a C++ compiler.
 When not: for short runs, which do not earn the compilation back.
