@@ -2,9 +2,9 @@
 
 import torch
 
-from common.model import GELU, CausalAttention, LayerNorm, StoredMask
-from common.recipe import Recipe
-from common.script import main
+from common.gpt.model import GELU, CausalAttention, LayerNorm, StoredMask
+from common.scripts.script import main
+from common.workloads.train.recipe import Recipe
 
 RECIPE = Recipe(
     mask=StoredMask,

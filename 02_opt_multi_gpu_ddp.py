@@ -2,9 +2,9 @@
 
 import torch
 
-from common.distributed import Torchrun
-from common.recipe import LARGEST, Recipe
-from common.script import main
+from common.scripts.distributed import Torchrun
+from common.scripts.script import main
+from common.workloads.train.recipe import LARGEST, Recipe
 from steps.step01_causal_mask import MaskOnTheFly
 from steps.step06_native_layers import NativeGELU
 from steps.step07_flash_attention import FlashAttention

@@ -3,8 +3,8 @@
 import pkgutil
 
 from common.engine.errors import UserError
-from common.engine.metric import Workload
-from common.ladder import Ladder
+from common.engine.ladder import Ladder
+from common.engine.workload import Workload
 
 LADDERS = {"steps": "steps", "parallel": "ladders.parallel", "beyond": "ladders.beyond"}
 

@@ -1,12 +1,9 @@
 """The ladder: from a plain GPT-2 training step to an optimized one, one change at a time."""
 
-from dataclasses import replace
-
-from common.ladder import Ladder
-from common.published import published_gains
-from common.train_metrics import TRAINING
+from common.engine.ladder import Ladder
+from common.workloads.parallel.any_number import ANY_NUMBER
+from common.workloads.train.published import published_gains
 from steps import (
-    on_all_devices,
     step01_causal_mask,
     step02_tf32,
     step03_fused_adamw,
@@ -17,13 +14,14 @@ from steps import (
     step08_compile,
     step09_vocab_padding,
     step10_largest_batch,
+    step11_all_devices,
 )
 
 LADDER = Ladder(
     name="steps",
-    workload=TRAINING,
+    workload=ANY_NUMBER,
     published=published_gains,
-    rungs=(
+    modules=(
         step01_causal_mask,
         step02_tf32,
         step03_fused_adamw,
@@ -34,8 +32,6 @@ LADDER = Ladder(
         step08_compile,
         step09_vocab_padding,
         step10_largest_batch,
+        step11_all_devices,
     ),
 )
-
-# where there are several devices the ladder ends with all of them
-ON_ALL_DEVICES = replace(LADDER, attribute="ON_ALL_DEVICES", rungs=(*LADDER.rungs, on_all_devices))

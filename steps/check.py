@@ -1,42 +1,9 @@
-"""Is anything slower than it was? python -m steps.check --against BASELINE
-
-Compares a run with a stored one, rung by rung. Exit status 1 if a rung is slower than the noise of
-the two runs allows, 2 if they cannot be compared.
-"""
+"""Is anything slower than it was?: python -m steps.check"""
 
 import sys
 
-from common.engine.errors import UserError, exit_on_user_error
-from common.engine.rungs import shown
-from common.engine.stats import UNJUDGED
-from common.options import Parser
-from common.report.comparison import compare, differences, read_run, same_ladder
-from ladders import workload_of
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m steps.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--against", required=True, metavar="BASELINE", help="the stored records")
-    parser.add_argument("run", nargs="?", default="results", metavar="RUN", help="default: results")
-    options = parser.parse_args(arguments)
-    baseline, run = read_run(options.against), read_run(options.run)
-    workload = workload_of(same_ladder(baseline, run))
-    frame, headline = compare(baseline, run, workload), workload.headline
-    if (frame["verdict"] == UNJUDGED).all():
-        raise UserError("neither run has two rounds, so noise is unknown: --rounds 2 or more")
-    for fact, one, other in differences(baseline, run):
-        print(f"note: {fact} differs: {one} -> {other}")
-    print(f"{'':>2} {'rung':<25}{'target':>9}{'actual':>9}{'%':>6}")
-    for row in frame.to_dict("records"):
-        print(
-            f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row['a']):>9}"
-            f"{headline.text(row['b']):>9}{100 * row['ratio']:>6.0f}  {row['verdict']}"
-        )
-    _, worse = headline.words
-    slower = frame[frame["verdict"] == worse]
-    print(f"{len(slower)} of {len(frame)} rungs are {worse} than noise allows")
-    return 1 if len(slower) else 0
-
+from common.cli.check import main
+from common.engine.errors import exit_on_user_error
 
 if __name__ == "__main__":
     with exit_on_user_error():

@@ -1,44 +1,9 @@
-"""Two runs beside each other: python -m steps.compare A B
-
-A and B are records.jsonl files or folders that hold one. Prints which settings and machine facts
-differ, then the ratio B / A of every rung with its 95 % interval.
-"""
+"""Two runs beside each other: python -m steps.compare"""
 
 import sys
 
+from common.cli.compare import main
 from common.engine.errors import exit_on_user_error
-from common.engine.rungs import shown
-from common.options import Parser
-from common.report.comparison import compare, differences, read_run, same_ladder
-from common.report.tables import LEGEND, cell
-from ladders import workload_of
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = Parser(prog="python -m steps.compare", description=__doc__.splitlines()[0])
-    parser.add_argument("a", metavar="A", help="records of the first run, or their folder")
-    parser.add_argument("b", metavar="B", help="records of the second run, or their folder")
-    options = parser.parse_args(arguments)
-    a, b = read_run(options.a), read_run(options.b)
-    workload = workload_of(same_ladder(a, b))
-    frame, headline = compare(a, b, workload), workload.headline
-    found = differences(a, b)
-    print("what differs:" if found else "settings, machine, versions, and commit are the same")
-    for fact, one, other in found:
-        print(f"  {fact}: {one} -> {other}")
-    heads = "".join(f"{run + ' ' + headline.title:>9}" for run in "AB")
-    print(f"\n{'':>2} {'rung':<25}{heads}{'B / A':>7}  95 %")
-    for row in frame.to_dict("records"):
-        low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
-        print(
-            f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row['a']):>9}"
-            f"{headline.text(row['b']):>9}{row['ratio']:>7.2f}  {low} to {high}  "
-            f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
-        )
-    for verdict in set(frame["verdict"]) & LEGEND.keys():
-        print(f"   ~  {verdict}")
-    return 0
-
 
 if __name__ == "__main__":
     with exit_on_user_error():

@@ -10,9 +10,9 @@ Source: docs.pytorch.org/docs/stable/generated/torch.optim.AdamW.html (fused)
 
 from dataclasses import replace
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("fused_optimizer",)
 NUMERICS = Numerics.ROUNDING

@@ -12,9 +12,9 @@ Source: docs.pytorch.org/tutorials/intermediate/pinmem_nonblock.html
 
 from dataclasses import replace
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("pin_memory",)
 NUMERICS = Numerics.EXACT

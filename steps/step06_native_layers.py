@@ -13,10 +13,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.model import GELU, LayerNorm
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.gpt.model import GELU, LayerNorm
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("norm", "activation")
 NUMERICS = Numerics.ROUNDING

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 from torch.nn.attention import sdpa_kernel
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.model import CausalAttention
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.gpt.model import CausalAttention
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("attention",)
 NUMERICS = Numerics.ROUNDING

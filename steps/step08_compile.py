@@ -12,10 +12,10 @@ Source: Ansel et al. 2024, PyTorch 2, doi:10.1145/3620665.3640366.
 
 from dataclasses import replace
 
-from common.build import Run
-from common.compiler import missing_compiler
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.accelerator.compiler import missing_compiler
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("compile",)
 NUMERICS = Numerics.ROUNDING

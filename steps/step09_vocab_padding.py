@@ -13,9 +13,9 @@ Source: docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplic
 
 from dataclasses import replace
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("vocab_multiple",)
 NUMERICS = Numerics.DIFFERENT_WORK

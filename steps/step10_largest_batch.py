@@ -12,9 +12,9 @@ Source: McCandlish et al. 2018, An Empirical Model of Large-Batch Training, arXi
 
 from dataclasses import replace
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import LARGEST, Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import LARGEST, Recipe
 
 CHANGES = ("batch_size",)
 NUMERICS = Numerics.DIFFERENT_WORK

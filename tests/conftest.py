@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from common.engine.errors import exit_on_user_error
-from common.recipe import Shape
+from common.gpt.shape import Shape
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 is prime: it pads

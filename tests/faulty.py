@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import torch
 
-from common.ladder import Ladder, NotInEffect
-from common.recipe import Numerics
-from common.train_metrics import TRAINING
+from common.engine.contract import NotInEffect, Numerics
+from common.engine.ladder import Ladder
+from common.workloads.train.workload import TRAINING
 from ladders.beyond import (
     step03_chunked_head,
     step04_fused_qkv,

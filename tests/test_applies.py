@@ -12,16 +12,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from common.device import DeviceFacts
-from common.ladder import Ladder
-from common.presets import auto
-from common.recipe import Recipe
+from common.cli import doctor
+from common.engine.device import DeviceFacts
+from common.engine.ladder import Ladder
+from common.workloads.parallel.recipe import ParallelRecipe
+from common.workloads.train.presets import auto
+from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step12_float8
-from ladders.parallel.recipe import ParallelRecipe
 from steps import LADDER as STEPS
-from steps import doctor, step07_flash_attention
+from steps import step07_flash_attention
 
 
 def nvidia(name: str, *capability: int) -> DeviceFacts:

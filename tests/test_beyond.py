@@ -10,29 +10,35 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from common.workloads.train.measure import measure
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 
-from common import process, runner
-from common.build import build
-from common.child import prober
-from common.compiler import cuda_graph_skips, forget_graphs
-from common.data import Endless, Windows, make_loader
-from common.device import DeviceFacts, describe
-from common.display import Display
+from common.accelerator.compiler import cuda_graph_skips, forget_graphs
+from common.accelerator.device import describe
+from common.cli import run as command
+from common.cli.display import Display
+from common.engine import climb as runner
+from common.engine import process
+from common.engine.child import prober
+from common.engine.climb import Climb
+from common.engine.contract import DoesNotApply, NotEquivalent, NotInEffect, Numerics
+from common.engine.device import DeviceFacts
+from common.engine.ladder import rung_named
+from common.engine.plan import Plan
 from common.engine.records import Records
 from common.engine.rungs import REFERENCE
-from common.equivalence import NotEquivalent, check
-from common.ladder import DoesNotApply, NotInEffect, rung_named
-from common.measure import Settings, measure
-from common.model import Linear
-from common.plan import Plan
-from common.presets import PRESETS, baseline
-from common.recipe import Numerics, Recipe
+from common.gpt.model import Linear
+from common.gpt.text import Endless, Windows
 from common.report.frame import to_frame
 from common.report.tables import to_brief_markdown, to_markdown, to_text
-from common.runner import Climb
-from common.train_metrics import TRAINING
+from common.workloads.train.batches import make_loader
+from common.workloads.train.build import build
+from common.workloads.train.equivalence import check
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.recipe import Recipe
+from common.workloads.train.settings import Settings
+from common.workloads.train.workload import TRAINING
 from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step11_compile_mode, under
 from ladders.beyond import step02_page_faults as page_faults
 from ladders.beyond import step05_narrow_heads as narrow_heads
@@ -45,7 +51,6 @@ from ladders.beyond.step09_attention_backend import Flash
 from ladders.beyond.step10_resident_tokens import ResidentLoader
 from ladders.beyond.step12_float8 import Float8Linear
 from steps import LADDER as STEPS
-from steps import run as command
 from steps import step02_tf32, step05_bfloat16, step07_flash_attention, step08_compile
 from tests.conftest import PROJECT, SMALL
 
@@ -137,7 +142,7 @@ def test_exactly_the_declared_fields_change(number):
     below = replace(LADDER.compose(FOOT, LADDER.chain(LADDER.base(number))), dropout=0.1)
     above = rung.apply(below)
     changed = {f.name for f in fields(above) if getattr(below, f.name) != getattr(above, f.name)}
-    assert changed == set(rung.CHANGES)
+    assert changed == set(rung.changes)
     assert Recipe.from_json(json.loads(json.dumps(above.to_json()))) == above
 
 
@@ -158,7 +163,7 @@ def test_the_foot_is_the_steps_top_at_the_workloads_own_batch(monkeypatch):
     )
     assert under(plain, H100) == [f"steps {number}" for number in AT_THIS_BATCH]
     assert [rung_named(name) for name in under(plain, H100)] == [
-        rung for rung in STEPS.rungs if "batch_size" not in rung.CHANGES
+        rung for rung in STEPS.rungs if "batch_size" not in rung.changes
     ]
 
 
@@ -208,7 +213,6 @@ def climb(folder: Path, numbers: tuple[int, ...], resume=False, device=None) -> 
         numbers=numbers,
         preset="tiny",
         timeout=30.0,
-        search_s=1.0,
     )
     with Display(len(numbers)) as display:
         display.console.quiet = True
@@ -226,7 +230,7 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
         jobs.append(job)
         return process.run_job(job, timeout, report, watch, command=STUB)
 
-    monkeypatch.setattr(runner, "run_job", stub)
+    monkeypatch.setattr(climb, "run_job", stub)
     records = climb(tmp_path, (CHUNKED,))
     tried = records[0]["candidates"]
     sizes = {"128 tokens", "256 tokens", "1024 tokens"}
@@ -466,7 +470,7 @@ def test_an_accelerator_tries_each_candidate_once(tmp_path, monkeypatch):
         jobs.append(job)
         return process.run_job(job, timeout, report, watch, command=STUB)
 
-    monkeypatch.setattr(runner, "run_job", stub)
+    monkeypatch.setattr(climb, "run_job", stub)
     (record,) = climb(tmp_path, (CHUNKED,), device=H100)
     assert len(jobs) == 1 + len(record["candidates"]) + 1
 
@@ -537,7 +541,7 @@ def test_the_steps_baseline_is_measured_before_the_foot(tmp_path, monkeypatch):
         jobs.append(job)
         return process.run_job(job, timeout, report, watch, command=STUB)
 
-    monkeypatch.setattr(runner, "run_job", stub)
+    monkeypatch.setattr(climb, "run_job", stub)
     plain, device = baseline("tiny"), describe("cpu")
     records = climb(tmp_path, (REFERENCE, 0, 1))
     names = [record["name"] for record in records]

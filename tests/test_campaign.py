@@ -9,12 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from common import runner
-from common.compiler import missing_compiler
-from common.device import DeviceFacts
+from common.accelerator.compiler import missing_compiler
+from common.cli import campaign
+from common.cli.campaign import CUT, DONE, FAILED, TOO_LONG, Campaign, Task, main, share_kept
+from common.engine.device import DeviceFacts
 from common.engine.records import Records
-from steps import LADDER, campaign
-from steps.campaign import CUT, DONE, FAILED, TOO_LONG, Campaign, Task, main, share_kept
+from steps import LADDER
 from tests.conftest import PROJECT, run
 from tests.test_resume import at_once
 
@@ -25,7 +25,7 @@ TINY = ["--preset", "tiny", "--device", "cpu"]
 
 @pytest.fixture
 def children_at_once(monkeypatch):
-    monkeypatch.setattr(runner, "run_job", at_once)
+    monkeypatch.setattr(climb, "run_job", at_once)
 
 
 def kept(folder: Path) -> dict:

@@ -2,15 +2,19 @@
 
 import pytest
 import torch
+from common.workloads.train.measure import measure
 
-from common.build import train_step
-from common.child import guarded
-from common.device import DeviceFacts, out_of_memory
-from common.measure import EventClock, HostClock, Settings, measure, time_steps
-from common.presets import PRESETS, baseline
-from common.process import Outcome
-from common.recipe import Recipe
-from common.settle import SearchFailed, Trials, find_largest, search
+from common.accelerator.device import EventClock
+from common.engine.child import guarded
+from common.engine.clock import HostClock, time_steps
+from common.engine.device import DeviceFacts
+from common.engine.errors import out_of_memory
+from common.engine.process import Outcome
+from common.engine.settle import SearchFailed, Trials, find_largest, search
+from common.workloads.train.build import train_step
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.recipe import Recipe
+from common.workloads.train.settings import Settings
 from ladders.beyond.step12_float8 import Float8Linear
 
 
@@ -237,13 +241,15 @@ def raises(error: Exception):
 def test_leftovers_are_given_back_before_the_warm_up_ends(monkeypatch):
     """The peak is the recipe's own, not what autotuning and the check before it took."""
     seen = []
-    monkeypatch.setattr("common.measure.give_back", lambda device: seen.append("give back"))
+    monkeypatch.setattr(
+        "common.workloads.train.measure.give_back", lambda device: seen.append("give back")
+    )
 
     def step(*arguments):
         seen.append("step")
         return train_step(*arguments)
 
-    monkeypatch.setattr("common.measure.train_step", step)
+    monkeypatch.setattr("common.workloads.train.measure.train_step", step)
     measure(
         baseline("tiny"), Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=3)
     )

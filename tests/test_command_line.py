@@ -4,12 +4,12 @@ import importlib
 
 import pytest
 
-from common import script
-from common.device import DeviceFacts
-from common.presets import auto
+from common.cli import run as command
+from common.engine.device import DeviceFacts
+from common.scripts import script
+from common.workloads.train.presets import auto
 from ladders import LADDERS, load
 from steps import LADDER
-from steps import run as command
 from tests.conftest import run
 
 TINY = ("--preset", "tiny", "--device", "cpu")

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from common.cli import check, compare
 from common.engine.errors import UserError
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
-from common.train_metrics import TRAINING
-from steps import check, compare
+from common.workloads.train.workload import TRAINING
 from tests.conftest import fake_ladder, fake_record, run, write_records
 
 STEADY = {0: [100, 101, 100], 1: [200, 199, 201], 2: [300, 302, 299]}

@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.engine.contract import Numerics
 from common.engine.errors import UserError
-from common.ladder import Ladder
-from common.recipe import Numerics
+from common.engine.ladder import Ladder
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER
 from tests.conftest import PROJECT
@@ -31,8 +31,9 @@ Source: tests/test_contributing.py
 from dataclasses import replace
 
 from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect
+from common.engine.contract import Numerics
+from common.recipe import Recipe
 
 CHANGES = ("weight_decay",)
 NUMERICS = Numerics.ROUNDING

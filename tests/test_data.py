@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from common import data
-from common.build import build
-from common.data import Endless, Windows, make_loader, read_text, read_tokens, split, tokenizer
 from common.engine.errors import UserError
-from common.generate import generate, next_ids
-from common.recipe import Recipe, Shape
+from common.gpt import text as data
+from common.gpt.generate import generate, next_ids
+from common.gpt.shape import Shape
+from common.gpt.text import Endless, Windows, read_text, read_tokens, split, tokenizer
+from common.workloads.train.batches import make_loader
+from common.workloads.train.build import build
+from common.workloads.train.recipe import Recipe
 from tests.conftest import SMALL
 
 

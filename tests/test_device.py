@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from common.device import GIB, bf16_in_hardware, describe
+from common.accelerator.device import bf16_in_hardware, describe
+from common.engine.device import GIB
 
 
 def intel(matrix_units: bool, conversions: bool) -> SimpleNamespace:

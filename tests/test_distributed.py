@@ -17,8 +17,8 @@ import psutil
 import pytest
 import torch
 
-from common.checkpoints import POSITION
-from common.distributed import bind_device
+from common.scripts.checkpoints import POSITION
+from common.scripts.distributed import bind_device
 from tests.conftest import PROJECT
 
 # eager: what is tested here is how processes work together, and compiling takes longer than that

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from common.ceilings import measure_ceilings
-from common.equivalence import NotEquivalent, check, relative_errors
-from common.model import Block, CausalAttention, LayerNorm, Linear, StoredMask
-from common.presets import baseline
-from common.recipe import Numerics
+from common.engine.contract import NotEquivalent, Numerics
+from common.gpt.model import Block, CausalAttention, LayerNorm, Linear, StoredMask
+from common.workloads.train.ceilings import measure_ceilings
+from common.workloads.train.equivalence import check, relative_errors
+from common.workloads.train.presets import baseline
 from ladders.beyond import AT_THIS_BATCH
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER

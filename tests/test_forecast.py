@@ -9,15 +9,14 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from common.device import GIB, describe
+from common.accelerator.device import describe
+from common.engine.device import GIB
 from common.engine.errors import UserError
-from common.measure import Settings
-from common.model import GPT, parameter_count, parameter_sizes
-from common.process import run_job
-from common.recipe import Recipe, Shape
-from ladders.parallel import LADDER, against, forecast
-from ladders.parallel.measured import calibrate, from_published, from_records, published_ddp
-from ladders.parallel.network import (
+from common.engine.process import run_job
+from common.forecast import against
+from common.forecast import command as forecast
+from common.forecast.measured import calibrate, from_published, from_records, published_ddp
+from common.forecast.network import (
     BUCKET,
     FIRST_BUCKET,
     NVLINK_3,
@@ -31,7 +30,12 @@ from ladders.parallel.network import (
     ring,
     states_bytes,
 )
-from ladders.parallel.network import link as named_link
+from common.forecast.network import link as named_link
+from common.gpt.model import GPT, parameter_count, parameter_sizes
+from common.gpt.shape import Shape
+from common.workloads.train.recipe import Recipe
+from common.workloads.train.settings import Settings
+from ladders.parallel import LADDER
 from tests.conftest import SMALL, fake_ladder, fake_record, run, write_records
 
 ENDLESS = Link(name="endless", gb_per_s=math.inf)
@@ -330,7 +334,7 @@ def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
 
 
 def test_a_missing_file_ends_with_status_2(tmp_path):
-    done = run("-m", "ladders.parallel.forecast", "--records", str(tmp_path / "none"))
+    done = run("-m", "common.forecast.command", "--records", str(tmp_path / "none"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "no records there" in done.stderr

@@ -9,9 +9,10 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from common.build import build, padded_vocab_size
-from common.model import GELU, LayerNorm, StoredMask
-from common.recipe import Recipe, Shape
+from common.gpt.model import GELU, LayerNorm, StoredMask
+from common.gpt.shape import Shape
+from common.workloads.train.build import build, padded_vocab_size
+from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step05_narrow_heads as narrow_heads
 from ladders.beyond.step12_float8 import E4M3, E5M2

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.build import build, evaluate, train_step
-from common.model import GELU, GPT, LayerNorm, StoredMask
-from common.recipe import Recipe, Shape
+from common.gpt.model import GELU, GPT, LayerNorm, StoredMask
+from common.gpt.shape import Shape
+from common.workloads.train.build import build, evaluate, train_step
+from common.workloads.train.recipe import Recipe
 from steps.step01_causal_mask import MaskOnTheFly
 from tests.conftest import SMALL
 

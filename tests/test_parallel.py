@@ -10,17 +10,19 @@ import psutil
 import pytest
 import torch
 
-from common.device import describe
+from common.accelerator.device import describe
+from common.engine.contract import DoesNotApply
 from common.engine.records import Records
-from common.ladder import DoesNotApply
-from common.presets import baseline
-from common.profiling import NETWORK
-from common.recipe import Recipe, Shape
+from common.gpt.shape import Shape
 from common.report.plot import branches
-from ladders.parallel import LADDER, worker
-from ladders.parallel.layout import refuse
-from ladders.parallel.pipeline_clock import predicted_bubble
-from ladders.parallel.recipe import ParallelRecipe
+from common.workloads.parallel import worker
+from common.workloads.parallel.layout import refuse
+from common.workloads.parallel.pipeline_clock import predicted_bubble
+from common.workloads.parallel.recipe import ParallelRecipe
+from common.workloads.train.presets import baseline
+from common.workloads.train.profiling import NETWORK
+from common.workloads.train.recipe import Recipe
+from ladders.parallel import LADDER
 from tests.conftest import PROJECT, last_json, run
 
 NUMBERS = range(1, LADDER.top + 1)
@@ -215,7 +217,10 @@ def workers_under(runner: subprocess.Popen) -> list[psutil.Process]:
         found = []
         for child in psutil.Process(runner.pid).children(recursive=True):
             try:
-                if "ladders.parallel.worker" in child.cmdline() and "RANK" in child.environ():
+                if (
+                    "common.workloads.parallel.worker" in child.cmdline()
+                    and "RANK" in child.environ()
+                ):
                     found.append(child)
             except psutil.Error:
                 continue
@@ -232,7 +237,7 @@ def test_exactly_the_declared_fields_change(number):
     below = LADDER.compose(foot(), LADDER.chain(LADDER.base(number)))
     above = rung.apply(below)
     changed = {f.name for f in fields(above) if getattr(below, f.name) != getattr(above, f.name)}
-    assert changed == set(rung.CHANGES)
+    assert changed == set(rung.changes)
 
 
 @pytest.mark.parametrize("number", NUMBERS)

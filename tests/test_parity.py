@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.build import build, train_step
-from common.equivalence import has_own_loss
-from common.model import LogitsLoss
-from common.recipe import LARGEST, Numerics, Recipe
-from common.weights import load_unpadded_state, unpadded_state
+from common.engine.contract import Numerics
+from common.gpt.model import LogitsLoss
+from common.gpt.weights import load_unpadded_state, unpadded_state
+from common.workloads.train.build import build, train_step
+from common.workloads.train.equivalence import has_own_loss
+from common.workloads.train.recipe import LARGEST, Recipe
 from ladders import parallel
 from steps import LADDER, ON_ALL_DEVICES, step05_bfloat16, step09_vocab_padding
 from tests.conftest import SMALL
@@ -148,11 +149,11 @@ def test_exactly_the_declared_fields_change(number):
     below = LADDER.compose(BASELINE, range(number))
     above = rung.apply(below)
     changed = {f.name for f in fields(Recipe) if getattr(below, f.name) != getattr(above, f.name)}
-    assert changed == set(rung.CHANGES)
+    assert changed == set(rung.changes)
 
 
 def test_no_two_rungs_change_the_same_field():
-    changes = [field for rung in LADDER.rungs for field in rung.CHANGES]
+    changes = [field for rung in LADDER.rungs for field in rung.changes]
     assert len(changes) == len(set(changes))
 
 
@@ -193,7 +194,7 @@ def test_the_top_is_the_whole_ladder():
 
 
 def test_the_bar_after_the_top_is_the_parallel_ladders_first():
-    assert ON_ALL_DEVICES.rung(LADDER.top + 1).CHANGES == parallel.LADDER.rung(1).CHANGES
+    assert ON_ALL_DEVICES.rung(LADDER.top + 1).changes == parallel.LADDER.rung(1).changes
 
 
 def test_the_titles_carry_their_numbers():

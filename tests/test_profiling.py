@@ -6,19 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from common.workloads.train.measure import measure
 from torch.autograd import DeviceType
 
-from common import measure as clock
-from common.build import train_step
-from common.data import make_loader
-from common.device import describe
+from common.accelerator.device import describe
+from common.cli.run import make_parser, make_plan
 from common.engine.errors import UserError
-from common.measure import Settings, measure
-from common.plan import ALONE, LADDER, Plan
-from common.plot_profile import plot_profile
-from common.presets import baseline
-from common.profile_report import profile_markdown, profile_text, to_profile
-from common.profiling import (
+from common.engine.plan import ALONE, LADDER, Plan
+from common.gpt.shape import Shape
+from common.workloads.train import measure as clock
+from common.workloads.train.batches import make_loader
+from common.workloads.train.build import train_step
+from common.workloads.train.plot_profile import plot_profile
+from common.workloads.train.presets import baseline
+from common.workloads.train.profile_report import profile_markdown, profile_text, to_profile
+from common.workloads.train.profiling import (
     ATTENTION,
     COPIES,
     ELEMENTWISE,
@@ -36,9 +38,8 @@ from common.profiling import (
     part_of_kernel,
     summary,
 )
-from common.recipe import Shape
-from common.roofline import Work, least_seconds, least_work
-from steps.run import make_parser, make_plan
+from common.workloads.train.roofline import Work, least_seconds, least_work
+from common.workloads.train.settings import Settings
 from tests.conftest import fake_ladder, fake_record
 
 SHAPE = Shape(layers=1, heads=2, emb_dim=32, context=16)
@@ -233,7 +234,7 @@ def test_a_profile_that_fails_costs_no_measurement(monkeypatch):
     def broken(*_):
         raise AttributeError("no such thing in this torch")
 
-    monkeypatch.setattr("common.profiling.summary", broken)
+    monkeypatch.setattr("common.workloads.train.profiling.summary", broken)
     settings = Settings(shape=SHAPE, device="cpu", steps=2, profile=True)
     found = measure(baseline("tiny"), settings)
     assert len(found.step_s) == 2
@@ -320,7 +321,6 @@ def test_only_the_first_round_of_the_ladder_is_profiled(tmp_path):
         settings=settings,
         numbers=(0,),
         timeout=1.0,
-        search_s=1.0,
         profile=True,
         traces=tmp_path,
     )

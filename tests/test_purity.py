@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from common.workloads.train.measure import measure
 
-from common import measure as clock
-from common.build import train_step
-from common.data import make_loader
-from common.measure import Disturbed, Settings, measure
-from common.presets import PRESETS, baseline
-from common.watch import HostWatch
+from common.engine.contract import Disturbed
+from common.engine.watch import HostWatch
+from common.workloads.train import measure as clock
+from common.workloads.train.batches import make_loader
+from common.workloads.train.build import train_step
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.settings import Settings
 
 RECIPE = baseline("tiny")
 SETTINGS = Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=3, warmup=2)

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from common.cli.readme import READMES, with_tables
 from common.engine.records import Records
-from common.readme import READMES, with_tables
 from common.report.frame import to_csv, to_frame
 from common.report.tables import to_markdown
 from ladders import of_records

@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from common import process, runner
-from common.device import DeviceFacts, describe
-from common.display import Display
+from common.accelerator.device import describe
+from common.cli.display import Display
+from common.cli.run import main, write_results
+from common.engine import process
+from common.engine.climb import Climb
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
+from common.engine.plan import Plan
 from common.engine.records import Records, sole_writer
-from common.measure import Settings
-from common.plan import Plan
-from common.presets import PRESETS, baseline
 from common.report.attribution import to_attribution
-from common.runner import Climb
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.settings import Settings
 from steps import LADDER
-from steps.run import main, write_results
 from tests.conftest import run
 from tests.test_runner import SEARCHES, start_ladder, wait_for_records
 
@@ -53,7 +54,7 @@ def at_once(job, timeout, *more) -> process.Outcome:
 
 def climb(folder: Path, resume: bool) -> None:
     """One run of the ladder with children that answer at once."""
-    runner.run_job = at_once
+    climb.run_job = at_once
     with sole_writer(folder), Display(len(WHOLE)) as display:
         display.console.quiet = True
         one = Climb(PLAN, Records(folder / "records.jsonl"), display)
@@ -123,7 +124,7 @@ def test_the_command_resumes_a_killed_ladder(tmp_path, capsys):
 
 def test_a_first_run_may_be_told_to_resume(tmp_path, monkeypatch, capsys):
     """A job that a scheduler starts again has one command for both."""
-    monkeypatch.setattr(runner, "run_job", at_once)
+    monkeypatch.setattr(climb, "run_job", at_once)
     command = ["--preset", "tiny", "--device", "cpu", "--only", "0", "--rounds", "1", "--resume"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     assert f"nothing to resume in {tmp_path}: starting afresh" in capsys.readouterr().out
@@ -172,7 +173,7 @@ def test_a_disturbed_window_is_measured_once_more(
             outcome.measurement["cpu_share"] = own
         return outcome
 
-    monkeypatch.setattr(runner, "run_job", disturbed_once)
+    monkeypatch.setattr(climb, "run_job", disturbed_once)
     plan = replace(PLAN, device=device, numbers=(0,), rounds=1)
     with Display(1) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
@@ -186,7 +187,7 @@ def test_a_disturbed_window_is_measured_once_more(
 def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch):
     """All the way from the runner to table and plot, with children that answer at once."""
 
-    monkeypatch.setattr(runner, "run_job", at_once)
+    monkeypatch.setattr(climb, "run_job", at_once)
     top = LADDER.top
     alone, without = tuple(range(2, top + 1)), tuple(range(1, top))
     plan = replace(PLAN, numbers=tuple(range(top + 1)), alone=alone, without=without)

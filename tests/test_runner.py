@@ -10,24 +10,24 @@ import time
 import psutil
 import pytest
 
-from common import process, runner
-from common.device import describe
-from common.display import Display
+from common.accelerator.device import describe
+from common.cli.display import Display
+from common.cli.run import write_results
+from common.engine import process
+from common.engine.climb import Climb
 from common.engine.errors import UserError
+from common.engine.plan import Plan
 from common.engine.records import Records
-from common.measure import Settings
-from common.plan import Plan
-from common.presets import PRESETS, baseline
 from common.report.frame import to_frame
-from common.runner import Climb
-from common.train_metrics import TRAINING
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.settings import Settings
+from common.workloads.train.workload import TRAINING
 from steps import LADDER
-from steps.run import write_results
 from tests import faulty
 from tests.conftest import PROJECT, fake_record, last_json, run
 
 # the step whose batch is found by search
-SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.CHANGES)
+SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.changes)
 HANGS = 3  # the faulty rung that sleeps for ten minutes
 
 
@@ -48,10 +48,9 @@ def faulty_climb(tmp_path_factory):
         numbers=tuple(range(faulty.LADDER.top + 1)),
         preset="tiny",
         timeout=60.0,
-        search_s=1.0,
     )
     with Display(len(plan.numbers)) as display, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "run_job", run_job)
+        patch.setattr(climb, "run_job", run_job)
         Climb(plan, store, display).run()
     return store.read(), store
 
@@ -79,7 +78,7 @@ def test_what_did_not_work_is_not_carried_up(faulty_climb):
 def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
     """A compiler that broke at batch 4 says nothing about memory."""
     broken = process.Outcome(status="failed", reason="RuntimeError: the compiler broke", wall_s=1.0)
-    monkeypatch.setattr(runner, "run_job", lambda job, *more: broken)
+    monkeypatch.setattr(climb, "run_job", lambda job, *more: broken)
     store = Records(tmp_path / "records.jsonl")
     plan = Plan(
         ladder=LADDER,
@@ -89,7 +88,6 @@ def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
         numbers=(SEARCHES,),
         preset="tiny",
         timeout=60.0,
-        search_s=1.0,
     )
     with Display(1) as display:
         Climb(plan, store, display).run()
@@ -113,7 +111,7 @@ def test_no_process_is_left_behind(faulty_climb):
     left = [
         child
         for child in psutil.process_iter(["cmdline", "environ"])
-        if "common.child" in (child.info["cmdline"] or ())
+        if "common.engine.child" in (child.info["cmdline"] or ())
         and (child.info["environ"] or {}).get("LADDER_CACHE") == os.environ["LADDER_CACHE"]
     ]
     assert left == []
@@ -216,7 +214,7 @@ def measuring_children(process: subprocess.Popen) -> list[psutil.Process]:
     found = []
     for child in children_of(process):
         try:
-            if "common.child" in child.cmdline():
+            if "common.engine.child" in child.cmdline():
                 found.append(child)
         except psutil.Error:
             continue

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.recipe import Recipe
+from common.workloads.train.recipe import Recipe
 from steps import LADDER
 from tests.conftest import PROJECT, run
 

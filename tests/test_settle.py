@@ -7,20 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from common import process, runner
-from common.child import guarded
-from common.device import DeviceFacts, describe
-from common.display import Display
+from common.accelerator.device import describe
+from common.cli.display import Display
+from common.cli.run import write_results
+from common.engine import process
+from common.engine.child import guarded
+from common.engine.climb import Climb
+from common.engine.contract import DoesNotApply
+from common.engine.device import DeviceFacts
+from common.engine.ladder import Ladder
+from common.engine.plan import Plan
 from common.engine.records import Records
-from common.ladder import DoesNotApply, Ladder
-from common.measure import Settings
-from common.plan import Plan
-from common.presets import PRESETS, baseline
-from common.recipe import Shape
-from common.runner import Climb
+from common.gpt.shape import Shape
+from common.workloads.train.presets import PRESETS, baseline
+from common.workloads.train.settings import Settings
 from ladders.beyond import LADDER
 from ladders.beyond.step05_narrow_heads import NarrowHeads
-from steps.run import write_results
 from tests import faulty
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
@@ -59,7 +61,7 @@ class Run:
             spoil(job, outcome)
             return outcome
 
-        self.patch.setattr(runner, "run_job", child)
+        self.patch.setattr(climb, "run_job", child)
         plain = baseline("tiny")
         plan = Plan(
             ladder=ladder,
@@ -244,7 +246,6 @@ def real(folder: Path, ladder: Ladder, number: int, shape: Shape) -> dict:
         numbers=(number,),
         preset="tiny",
         timeout=120.0,
-        search_s=1.0,
     )
     with Display(1) as display:
         Climb(plan, Records(folder / "records.jsonl"), display).run()

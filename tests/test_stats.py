@@ -9,7 +9,8 @@ from common.engine import stats
 from common.engine.stats import FASTER, SLOWER, UNCHANGED, UNJUDGED
 from common.report.frame import to_frame
 from common.report.tables import to_markdown, to_text
-from common.train_metrics import TRAINING, share_of
+from common.workloads.train.metrics import share_of
+from common.workloads.train.workload import TRAINING
 from tests.conftest import fake_ladder, fake_record
 
 

@@ -77,5 +77,5 @@ def test_a_rung_imports_no_other_ladder_but_what_it_builds_on():
 def test_this_test_sees_what_it_forbids(tmp_path):
     path = tmp_path / "bad.py"
     path.write_text("def f():\n    from common.build import build\n    return 'tok_per_s'\n")
-    assert imports(path) == {"common.build", "common.build.build"}
+    assert imports(path) == {"common.workloads.train.build", "common.workloads.train.build.build"}
     assert OF_TRAINING.search(code_of(path))

@@ -40,3 +40,23 @@ def end_now(error: OtherLost) -> NoReturn:
 def say(error: UserError) -> None:
     sys.stderr.write(f"error: {error}\n")  # one write: lines of several processes must not mix
     sys.stderr.flush()
+
+
+NO_MEMORY = (  # in the words of those whose errors have no type of their own
+    "can't allocate memory",  # c10's allocator for CPUs
+    "out of memory",  # CUDA's runtime and driver, HIP, Level Zero, and Triton's launcher
+    "STATUS_ALLOC_FAILED",  # cuBLAS, cuDNN, rocBLAS
+)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that memory ran out.
+
+    Known by name: the library whose error it may be need not be there.
+    """
+    if error is None:
+        return False
+    names = {kind.__name__ for kind in type(error).__mro__}
+    typed = isinstance(error, MemoryError) or "OutOfMemoryError" in names
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    return typed or told or out_of_memory(error.__cause__)

@@ -1,4 +1,4 @@
-"""What a workload reports: metrics, from which tables, pictures, and verdicts follow."""
+"""A figure that a workload reports, from which tables, pictures, and verdicts follow."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,32 +37,3 @@ class Metric:
     def text(self, value: float | None, missing: str = "n/a") -> str:
         """A value for people."""
         return missing if value is None or value != value else format(value, self.form)  # NaN
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a ladder measures, as far as reports need to know it. The first metric is the headline.
-
-    `describe` and `notes` take a run's records: what was measured on what, and how, in a line each.
-    """
-
-    metrics: tuple[Metric, ...]
-    describe: Callable[[list[dict]], str]
-    notes: Callable[[list[dict]], str]
-    ceilings: Callable[[list[dict]], str] = lambda records: ""  # what the device does at best
-
-    @property
-    def headline(self) -> Metric:
-        return self.metrics[0]
-
-    def shown(self, *where: str) -> list[Metric]:
-        """The metrics beside the headline that are shown there."""
-        return [metric for metric in self.metrics[1:] if metric.shown in where]
-
-    def stacks(self) -> dict[str, list[Metric]]:
-        """Metrics that are drawn as one bar, by the bar's title."""
-        found: dict[str, list[Metric]] = {}
-        for metric in self.metrics:
-            if metric.stack:
-                found.setdefault(metric.stack, []).append(metric)
-        return found

@@ -5,7 +5,7 @@ from statistics import median
 
 import pandas as pd
 
-from common.engine.metric import Workload
+from common.engine.workload import Workload
 from common.report.frame import Headline
 from common.report.tables import in_words, markdown_table
 

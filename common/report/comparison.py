@@ -8,9 +8,10 @@ import pandas as pd
 
 from common.engine import stats
 from common.engine.errors import UserError
-from common.engine.metric import EXACT, LOWER, Workload
+from common.engine.metric import EXACT, LOWER
 from common.engine.records import Records
 from common.engine.rungs import stack
+from common.engine.workload import Workload
 from common.report.frame import Headline
 
 FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "changes")
@@ -59,12 +60,11 @@ def same_ladder(a: list[dict], b: list[dict]) -> str:
 def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
     """One row per rung measured in both: the headline, the ratio b / a, its interval, a verdict.
 
-    Raises UserError if the runs are of different ladders or shapes, or share no rung.
+    Raises UserError if the runs are of different ladders, are too unlike, or share no rung.
     """
     same_ladder(a, b)
-    shapes = [run[0]["settings"]["shape"] for run in (a, b)]
-    if unlike := [f"{k} {v} and {shapes[1][k]}" for k, v in shapes[0].items() if v != shapes[1][k]]:
-        raise UserError(f"different shapes cannot be compared: {', '.join(unlike)}")
+    if unlike := workload.unlike(a[0], b[0]):
+        raise UserError(f"these runs cannot be compared: {unlike}")
     metric = workload.headline
     runs = [Headline(run, metric) for run in (a, b)]
     names = {n: rows[-1] for n, rows in runs[1].of("ladder").items()}

@@ -7,8 +7,9 @@ from statistics import median
 import pandas as pd
 
 from common.engine import stats
-from common.engine.metric import EXACT, LOWER, Metric, Workload
+from common.engine.metric import EXACT, LOWER, Metric
 from common.engine.rungs import proof, stack
+from common.engine.workload import Workload
 
 OVER = {"median": median, "max": max, "first": lambda values: values[0]}
 ABOUT = ("rung", "name", "status", "reason")

@@ -9,8 +9,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from common.engine.metric import BRIEF, Metric, Workload
+from common.engine.metric import BRIEF, Metric
 from common.engine.rungs import shown
+from common.engine.workload import Workload
 from common.report.attribution import KINDS
 from common.report.tables import device_type, gain, is_stair
 

@@ -4,9 +4,10 @@ import textwrap
 
 import pandas as pd
 
-from common.engine.metric import BRIEF, PAGE, Metric, Workload
+from common.engine.metric import BRIEF, PAGE, Metric
 from common.engine.rungs import called, proof, shown
 from common.engine.stats import UNCHANGED, UNJUDGED
+from common.engine.workload import Workload
 from common.report.frame import to_frame
 
 LEGEND = {
@@ -182,7 +183,7 @@ def to_markdown(
                 "; ".join(filter(None, (row["in_effect"], row["note"]))),
             ]
         rows.append([*about, *figures])
-    ceilings = workload.ceilings(records)
+    ceilings = workload.ceilings_text(records)
     blocks = [f"# {workload.describe(records)}", markdown_table(head, rows)]
     blocks += [workload.notes(records), *([ceilings] if ceilings else [])]
     return "\n\n".join(blocks) + "\n"

@@ -1,8 +1,9 @@
 """Beyond the steps' top: the fastest step that plain PyTorch gives, one change at a time."""
 
-from common.ladder import Ladder
-from common.recipe import Numerics, Recipe
-from common.train_metrics import TRAINING
+from common.engine.contract import Numerics
+from common.engine.ladder import Ladder
+from common.workloads.train.recipe import Recipe
+from common.workloads.train.workload import TRAINING
 from ladders.beyond import (
     step01_loss_in_graph,
     step02_page_faults,
@@ -20,9 +21,9 @@ from ladders.beyond import (
 )
 from steps import LADDER as STEPS
 
-# the workload's own batch: a step that changes it is left out, and the largest comes last again
+# the workload's own batch, on one device: a step that changes either is left out
 AT_THIS_BATCH = tuple(
-    number for number in range(1, STEPS.top + 1) if "batch_size" not in STEPS.rung(number).CHANGES
+    rung.number for rung in STEPS.rungs if not {"batch_size", "data"} & {*rung.changes}
 )
 
 
@@ -45,7 +46,7 @@ LADDER = Ladder(
     start="top of steps",
     declared=max((STEPS.numerics(n) for n in AT_THIS_BATCH), key=list(Numerics).index),
     reference="steps' baseline",
-    rungs=(
+    modules=(
         step01_loss_in_graph,
         step02_page_faults,
         step03_chunked_head,

@@ -11,10 +11,10 @@ Expected: 5 to 10 % on an H100, 1.1 times on a CPU.
 
 from dataclasses import replace
 
-from common.build import Run
-from common.compiler import missing_compiler
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.accelerator.compiler import missing_compiler
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("loss_in_graph",)
 NUMERICS = Numerics.ROUNDING

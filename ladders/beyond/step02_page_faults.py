@@ -20,9 +20,9 @@ from pathlib import Path
 
 import torch
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("environment",)
 NUMERICS = Numerics.EXACT

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.model import LogitsLoss
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.gpt.model import LogitsLoss
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 from ladders.beyond.loops import compiled
 
 CHANGES = ("objective", "loss_rows")

@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import torch
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 from steps import step07_flash_attention
 from steps.step07_flash_attention import FlashAttention
 

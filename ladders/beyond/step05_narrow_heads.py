@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.build import Run
-from common.compiler import missing_compiler
-from common.ladder import DoesNotApply, NotInEffect
-from common.recipe import Numerics, Recipe
+from common.accelerator.compiler import missing_compiler
+from common.engine.contract import DoesNotApply, NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 from ladders.beyond.loops import compiled, power_of_2
 from ladders.beyond.step04_fused_qkv import FusedProjection
 

@@ -17,9 +17,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 from ladders.beyond.loops import compiled
 from ladders.beyond.step03_chunked_head import ChunkedLoss, add_, in_chunks, like_gradients, put
 

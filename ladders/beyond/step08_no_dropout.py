@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("dropout",)
 NUMERICS = Numerics.DIFFERENT_WORK

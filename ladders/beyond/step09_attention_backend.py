@@ -17,9 +17,9 @@ from dataclasses import replace
 from torch.nn import attention
 from torch.nn.attention import SDPBackend as Kernel
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 from ladders.beyond.step04_fused_qkv import FusedProjection
 from steps import step07_flash_attention
 

@@ -15,9 +15,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("loader", "pin_memory")
 NUMERICS = Numerics.EXACT

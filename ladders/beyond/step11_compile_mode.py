@@ -13,10 +13,10 @@ Expected: 2 % on an H100 by max-autotune-no-cudagraphs; CUDA graphs only at batc
 
 from dataclasses import replace
 
-from common.build import Run
-from common.compiler import cuda_graph_skips
-from common.ladder import NotInEffect
-from common.recipe import Numerics, Recipe
+from common.accelerator.compiler import cuda_graph_skips
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("compile_mode",)
 NUMERICS = Numerics.ROUNDING

@@ -18,10 +18,10 @@ from dataclasses import replace
 
 import torch
 
-from common.build import Run
-from common.ladder import NotInEffect
-from common.model import Linear
-from common.recipe import Numerics, Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.gpt.model import Linear
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("linear",)
 NUMERICS = Numerics.LOWER_PRECISION

@@ -8,7 +8,7 @@ Source: McCandlish et al. 2018, An Empirical Model of Large-Batch Training, arXi
 Expected: 4 to 12 % on an H100.
 """
 
-from common.recipe import Recipe
+from common.workloads.train.recipe import Recipe
 from steps import step10_largest_batch
 from steps.step10_largest_batch import CHANGES, NUMERICS, apply, in_effect
 

@@ -1,7 +1,9 @@
 """The parallel ladder: from one process to data, sharded, tensor, and pipeline parallelism."""
 
-from common.ladder import Ladder
-from common.recipe import Recipe
+from common.engine.ladder import Ladder
+from common.workloads.parallel.recipe import ParallelRecipe
+from common.workloads.parallel.workload import PARALLEL
+from common.workloads.train.recipe import Recipe
 from ladders.parallel import (
     step01_data_parallel,
     step02_accumulation,
@@ -15,8 +17,7 @@ from ladders.parallel import (
     step10_mesh_2d,
     step11_mesh_3d,
 )
-from ladders.parallel.metrics import PARALLEL
-from ladders.parallel.recipe import ParallelRecipe
+from steps import LADDER as STEPS
 
 ON_ONE = (1, 3, 5, 6, 7, 9)  # of the steps: what one process does in every rung here
 
@@ -26,8 +27,6 @@ def foot(recipe: Recipe, device) -> ParallelRecipe:
 
     On CPUs in float32, so that gradients can be compared closely.
     """
-    from steps import LADDER as STEPS  # whose last bar is rung 1 of this ladder
-
     recipe = ParallelRecipe.of(recipe, dropout=0.0)
     for number in ON_ONE:
         rung = STEPS.rung(number)
@@ -41,7 +40,7 @@ LADDER = Ladder(
     foot=foot,
     workload=PARALLEL,
     note="On CPUs these figures show correctness and memory, not speed: processes share the cores.",
-    rungs=(
+    modules=(
         step01_data_parallel,
         step02_accumulation,
         step03_zero1,

@@ -11,27 +11,14 @@ Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704.
 
 from dataclasses import replace
 
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe, Replicas
+from common.engine.contract import Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
+from common.workloads.parallel.replicas import DataParallel, averaged
 
 BASE = 0
 CHANGES = ("data", "replicas")
 NUMERICS = Numerics.ROUNDING
-
-
-class DataParallel(Replicas):
-    """Whole copies, gradients averaged in buckets as they become ready."""
-
-    @staticmethod
-    def wrap(model: nn.Module, mesh) -> nn.Module:
-        # gradients live in the buckets: no second copy
-        group = mesh.get_group()
-        return DistributedDataParallel(model, process_group=group, gradient_as_bucket_view=True)
 
 
 def applies(device, recipe: ParallelRecipe) -> str | None:
@@ -39,10 +26,7 @@ def applies(device, recipe: ParallelRecipe) -> str | None:
 
 
 def in_effect(run: ParallelRun) -> str:
-    reduced = run.sent.get("all_reduce", 0) + run.sent.get("reduce_scatter", 0)
-    if run.recipe.data > 1 and reduced < run.memory["gradients"]:
-        raise NotInEffect(f"only {reduced:,} bytes were averaged")
-    return f"{run.recipe.data} replicas"
+    return averaged(run)
 
 
 def apply(recipe: ParallelRecipe) -> ParallelRecipe:

@@ -12,10 +12,9 @@ Source: Li et al. 2020, arXiv:2006.15704, section 3.2.4.
 from contextlib import nullcontext
 from dataclasses import replace
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 from ladders.parallel.step01_data_parallel import DataParallel
 
 BASE = 1

@@ -13,10 +13,9 @@ from dataclasses import replace
 import torch
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 
 BASE = 1
 CHANGES = ("optimizer",)

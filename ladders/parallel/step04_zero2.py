@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe, Replicas
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe, Replicas
 
 BASE = 3
 CHANGES = ("replicas", "optimizer")

@@ -13,11 +13,10 @@ from dataclasses import replace
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from common.ladder import NotInEffect
-from common.model import Block
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.gpt.model import Block
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 
 BASE = 5
 CHANGES = ("block",)

@@ -22,10 +22,9 @@ from torch.distributed.tensor.parallel import (
     parallelize_module,
 )
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe, WholeProducts
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe, WholeProducts
 
 BASE = 0
 CHANGES = ("tensor", "products")

@@ -17,10 +17,9 @@ import torch
 from torch import nn
 from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 
 BASE = 0
 CHANGES = ("stages", "pipeline")

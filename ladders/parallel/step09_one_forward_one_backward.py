@@ -15,10 +15,9 @@ from dataclasses import replace
 
 from torch.distributed.pipelining import Schedule1F1B
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 from ladders.parallel.step08_pipeline import GPipe
 
 BASE = 8

@@ -11,10 +11,9 @@ Source: docs.pytorch.org/tutorials/intermediate/TP_tutorial.html; torch's init_d
 
 from dataclasses import replace
 
-from common.ladder import NotInEffect
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 from ladders.parallel.step07_tensor_parallel import TensorParallel
 
 BASE = 5

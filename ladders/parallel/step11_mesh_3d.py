@@ -12,9 +12,9 @@ arXiv:2104.04473.
 
 from dataclasses import replace
 
-from common.recipe import Numerics
-from ladders.parallel.layout import ParallelRun
-from ladders.parallel.recipe import ParallelRecipe
+from common.engine.contract import Numerics
+from common.workloads.parallel.layout import ParallelRun
+from common.workloads.parallel.recipe import ParallelRecipe
 from ladders.parallel.step09_one_forward_one_backward import OneForwardOneBackward
 from ladders.parallel.step09_one_forward_one_backward import in_effect as schedule_in_effect
 from ladders.parallel.step10_mesh_2d import PAIR

@@ -1,0 +1,78 @@
+"""What a person sees while the ladder is climbed: rich in a terminal, plain lines elsewhere."""
+
+import time
+from statistics import median
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from common.engine.rungs import shown
+from common.engine.workload import Workload
+from common.report.tables import progress_line
+
+
+class Display:
+    """Shows the rung at work, each finished one as a line, and the time that is left."""
+
+    def __init__(self, total: int, rounds: int = 1, workload: Workload | None = None) -> None:
+        self.workload = workload  # what a finished line shows; None: only that it is finished
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.left, self.rounds, self.seconds = total, rounds, []
+        self.turn, self.begun, self.title = 0, 0.0, ""
+        self.finished = 0
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.progress.add_task("starting", left="")
+
+    def __enter__(self) -> "Display":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def begin(self, turn: int, series: str, number: int, name: str) -> None:
+        if turn != self.turn and self.rounds > 1:
+            ahead = f", {self.time_left()}" if self.time_left() else ""
+            self.say(f"round {turn} of {self.rounds}{ahead}")
+        self.turn, self.begun = turn, time.perf_counter()
+        self.title = f"{shown(number)}  {name}" + ("" if series == "ladder" else f" ({series})")
+        self.progress.reset(self.task, description=self.title, left=self.time_left())
+
+    def phase(self, text: str) -> None:
+        self.progress.update(self.task, description=f"{self.title}: {text}")
+
+    def skip(self) -> None:
+        """The rung said all it had to say in an earlier round."""
+        self.left -= 1
+
+    def finish(self, record: dict) -> None:
+        """Print the rung's line, with the time left behind it where no live line shows it."""
+        self.left -= 1
+        self.finished += 1
+        if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
+            self.seconds.append(took)
+        of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
+        self.say(progress_line(record, self.workload) + of_series)
+        if not self.console.is_terminal and self.finished % 4 == 0 and self.time_left():
+            self.say(f"   {self.time_left()}")
+
+    def time_left(self) -> str:
+        """An estimate from the rungs so far; empty before the first and at the end.
+
+        From their median: a rung that tries candidates takes several times as long, but only once.
+        """
+        if not self.seconds or self.left <= 0:
+            return ""
+        left = self.left * median(self.seconds)
+        return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"

@@ -1,0 +1,30 @@
+"""README's tables come from the records: python -m common.cli.readme writes them anew."""
+
+import re
+from pathlib import Path
+
+from common.engine.machine import PROJECT
+from common.engine.records import Records
+from common.report.tables import to_brief_markdown
+from ladders import of_records
+
+READMES = ("README.md", "README.ja.md")
+BLOCK = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def with_tables(text: str) -> str:
+    """The text with every marked table made anew from the records of the folder it names."""
+
+    def table(match: re.Match) -> str:
+        records = Records(PROJECT / match[2] / "records.jsonl").read()
+        ladder = of_records(records)
+        made = to_brief_markdown(records, ladder.workload, ladder.published())
+        return f"{match[1]}\n{made}\n{match[3]}"
+
+    return BLOCK.sub(table, text)
+
+
+if __name__ == "__main__":
+    for name in READMES:
+        path = Path(PROJECT / name)
+        path.write_text(with_tables(path.read_text()))

@@ -1,0 +1,133 @@
+"""The process one rung is measured in: a job comes in on stdin, events go out on stdout.
+
+One process per rung and round, so that modes, compile caches, and allocator peaks never leak into
+the next. The process ends with its parent: it watches stdin, which the parent keeps open. Several
+processes of one rung get the job as an argument and number themselves by RANK, as torchrun has
+it; the first one reports.
+"""
+
+import json
+import os
+import pkgutil
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+from common.engine.contract import Disturbed, DoesNotApply, NotEquivalent, NotInEffect
+from common.engine.errors import UserError, out_of_memory
+from common.engine.job import Against
+from common.engine.ladder import ladder_at, rung_named
+from common.engine.measure import measure
+from common.engine.workload import Workload
+
+
+def main() -> None:
+    several = len(sys.argv) > 1
+    job = json.loads(sys.argv[1] if several else sys.stdin.buffer.readline())
+    threading.Thread(target=die_with_parent, daemon=True).start()
+    events = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not look like an event
+    first = not several or os.environ["RANK"] == "0"
+
+    def tell(event: dict) -> None:
+        os.write(events, (json.dumps(event) + "\n").encode())  # one write: lines must not mix
+
+    def report(phase: str) -> None:
+        if first:
+            tell({"phase": phase})
+
+    result = guarded(job, report)
+    if first or result["status"] != "ok":
+        tell(result)
+    if several and result["status"] != "ok":
+        time.sleep(1.0)  # let the first failure be read first
+        sys.stderr.flush()
+        os._exit(1)  # not by the interpreter's end, which can wait for the others for ever
+
+
+def guarded(job: dict, report: Callable[[str], None]) -> dict:
+    """Do the job: its result with status "ok", or the status and reason of what stopped it."""
+    try:
+        return {"status": "ok", "reason": "", **do(job, report)}
+    except DoesNotApply as error:
+        return {"status": "n/a", "reason": str(error), "refuser": refuser(job, error)}
+    except NotInEffect as error:
+        return {"status": "failed", "reason": f"not in effect: {error}"}
+    except NotEquivalent as error:
+        return {"status": "failed", "reason": f"not equivalent: {error}"}
+    except Disturbed as error:
+        return {"status": "disturbed", "reason": str(error)}
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    except Exception as error:  # a rung that breaks costs its own row, whatever broke it
+        traceback.print_exc()
+        return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
+
+
+def do(job: dict, report: Callable[[str], None]) -> dict:
+    """Measure the ceilings; or check the recipe, where the job says against what, and time it."""
+    whole: Workload = pkgutil.resolve_name(job["workload"])
+    recipe, settings = whole.load(job["recipe"]), whole.load_settings(job["settings"])
+    if job["kind"] == "ceilings":
+        return {"ceilings": whole.ceilings(recipe, settings)}
+    workload, probe, result = whole.of(recipe), prober(job), {}
+    with workload.place(recipe, settings) as place:
+        if "check" in job:
+            report("checking equivalence")
+            against = Against.from_json(job["check"], whole)
+            found = workload.check(recipe, against, settings, place)
+            result["equivalence"] = found.to_json() if found else {}
+        result["measurement"] = measure(
+            lambda: workload.build(recipe, settings, place), settings, probe, report
+        )
+    return result
+
+
+def refuser(job: dict, error: DoesNotApply) -> int | None:
+    """The applied rung whose own code raised it; None where that was nobody's."""
+    if not job.get("applied"):
+        return None
+    ladder = ladder_at(job["ladder"])
+    numbers = {ladder.rung(number).module.__name__: number for number in job["applied"]}
+    frames = traceback.walk_tb(error.__traceback__)
+    raised_in = [frame.f_globals.get("__name__") for frame, _ in frames]
+    return next((numbers[name] for name in reversed(raised_in) if name in numbers), None)
+
+
+def prober(job: dict) -> Callable[[object], dict[str, str]]:
+    """What asks every applied rung whether its change took effect, by number.
+
+    Those of a ladder that this one stands on are asked, too: by ladder and number, "steps 7". A
+    rung all of whose fields a later one changed again is not asked.
+    """
+    rungs = {name: rung_named(name) for name in job.get("under", ())}
+    rungs |= {str(n): ladder_at(job["ladder"]).rung(n) for n in job["applied"]}
+
+    def probe(run) -> dict[str, str]:
+        found = {}
+        for place, (name, rung) in enumerate(rungs.items(), start=1):
+            later = {field for other in [*rungs.values()][place:] for field in other.changes}
+            if rung.changes and later.issuperset(rung.changes):
+                continue  # nothing of it is left: what came in its place proves itself
+            found[name] = rung.in_effect(run)
+        return found
+
+    return probe
+
+
+def in_short(error: Exception) -> str:
+    """The first line of an error, with its class, at most 200 characters."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"[:200]
+
+
+def die_with_parent() -> None:
+    sys.stdin.buffer.read()  # returns when the parent's end closes, however the parent ended
+    os.killpg(0, signal.SIGKILL)  # with inductor's compile workers; the parent made the group
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,284 @@
+"""Climb a ladder: every prefix of it in a fresh process, one record per rung and round.
+
+The climb knows nothing of what is measured. It composes recipes, starts children, and writes down
+what they say. A rung that does not apply, fails, or runs out of time or memory costs its own row:
+its change is not carried up, and the climb goes on.
+"""
+
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from common.engine.gpu_watch import GpuWatch, disturbance
+from common.engine.job import Job
+from common.engine.machine import command_line, commit_facts
+from common.engine.plan import LADDER, Combination, Plan
+from common.engine.process import Outcome, run_job
+from common.engine.records import SCHEMA, Records
+from common.engine.settle import Settled, Trials, Unsettled, best, settle
+from common.engine.stack import Stack
+from common.engine.watch import DeviceWatch, cpu_disturbance
+
+KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
+
+
+class Display(Protocol):
+    """What a climb tells the person who waits for it."""
+
+    def begin(self, turn: int, series: str, number: int, name: str) -> None: ...
+
+    def phase(self, text: str) -> None: ...
+
+    def skip(self) -> None: ...
+
+    def finish(self, record: dict) -> None: ...
+
+
+@dataclass
+class Climb:
+    """One run of a ladder. `run` may be interrupted at any moment; what is recorded stays."""
+
+    plan: Plan
+    records: Records
+    display: Display
+    closed: dict[tuple[int, ...], Any] = field(default_factory=dict)  # recipes, by applied rungs
+    done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
+    child_s: float = 0.0  # seconds in children, for the climb's own share
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.stack, self.workload = Stack(plan), plan.ladder.workload
+        self.gpu = GpuWatch(plan.device.type, plan.device.name)
+        now = datetime.now(UTC)
+        self.run_facts = {
+            "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
+            "date": now.date().isoformat(),
+            "command": command_line(),
+        }
+        facts = self.workload.facts(plan.device)
+        self.facts = {  # a record is kept by --resume only where all of these are the same
+            "schema": SCHEMA,
+            "ladder": plan.ladder.name,
+            "preset": plan.preset,
+            "baseline": self.workload.dump(plan.baseline),
+            "settings": plan.settings.to_json(),
+            "machine": facts["machine"] | self.gpu.facts(),
+            "versions": facts["versions"],
+            **commit_facts(),
+        }
+        self.ceilings: dict = {}
+
+    def resume(self) -> int:
+        """Keep what the file's last run has measured under the same facts. Returns how many."""
+        for record in self.records.read():
+            if any(record.get(key) != value for key, value in self.facts.items()):
+                continue
+            if record["status"] in KEPT:
+                self.run_facts["run_id"] = record["run_id"]
+                self.ceilings = record["ceilings"]
+                self.done[record["round"], record["series"], record["rung"]] = record
+        return len(self.done)
+
+    def run(self) -> None:
+        if self.workload.measures_ceilings and not self.ceilings:
+            self.measure_ceilings()
+        for turn, series, number in self.plan.schedule():
+            self.display.begin(turn, series, number, self.plan.ladder.title(number))
+            record = self.done.get((turn, series, number))
+            if record:
+                self.recall(record)
+            else:
+                record = self.measure(turn, series, number)
+                if record is None:
+                    self.display.skip()
+                    continue
+                self.records.append(record)
+                self.done[turn, series, number] = record
+            self.display.finish(record)
+
+    def measure_ceilings(self) -> None:
+        """The device's best, once per run; without it the columns that need it stay empty."""
+        self.display.phase("measuring the ceilings")
+        plan = self.plan
+        job = Job(
+            workload=self.workload, kind="ceilings", recipe=plan.baseline, settings=plan.settings
+        )
+        self.ceilings = self.child(job).ceilings
+
+    def recall(self, record: dict) -> None:
+        """Take over what a kept record decided."""
+        key, applied = (record["series"], record["rung"]), record["applied"]
+        measured = record["status"] == "ok"
+        recipe = self.workload.load(record["recipe"]) if measured else None
+        found = self.stack.combinations[key] = Combination(
+            applied,
+            recipe,
+            record["status"],
+            record["reason"],
+            record["note"],
+            record.get("candidates", {}),
+            record.get("refused", {}),  # records of before have none
+            settled=measured,
+        )
+        if record["series"] == LADDER and recipe is None:
+            self.stack.dropped[record["rung"]] = record["reason"]
+        if recipe and record["searched"]:
+            self.closed[tuple(applied)] = recipe
+        if any(found.candidates.values()):
+            self.stack.chosen[record["rung"]] = best(found.candidates)
+
+    def measure(self, turn: int, series: str, number: int) -> dict | None:
+        """One rung, once: its record. None where an earlier round already said all there is."""
+        known = self.stack.combinations
+        if (series, number) not in known:
+            known[series, number] = self.stack.compose(series, number)
+        elif known[series, number].recipe is None:
+            return None
+        combination = known[series, number]
+        if combination.recipe is None:
+            return self.record(turn, series, number, combination)
+        outcome, discarded = self.outcome(turn, series, number, combination)
+        if self.stack.leave_out(outcome, series, number):
+            del known[series, number]
+            return self.measure(turn, series, number)
+        record = self.record(turn, series, number, combination, outcome, discarded)
+        if outcome.status != "ok":
+            combination.recipe = None  # the next rounds need not try it again
+            combination.status, combination.reason = outcome.status, outcome.reason
+            if series == LADDER and number > 0:
+                self.stack.dropped[number] = outcome.reason
+        return record
+
+    def outcome(
+        self, turn: int, series: str, number: int, combination: Combination
+    ) -> tuple[Outcome, list[dict]]:
+        """What came of it, after one more try if it was disturbed, and what was discarded."""
+        try:
+            if not combination.settled:
+                self.settle(series, number, combination)
+        except Unsettled as error:
+            combination.recipe = None
+            combination.candidates, combination.refused = error.tried, error.refused
+            return replace(error.outcome, reason=str(error)), []
+        first = not any((s, n) == (series, number) for _, s, n in self.done)
+        return self.undisturbed(
+            Job(
+                workload=self.workload,
+                recipe=combination.recipe,
+                settings=self.plan.settings_of(turn, series, number),
+                ladder=self.plan.ladder.address,
+                applied=tuple(combination.applied),
+                under=self.stack.under(number),
+                check=self.stack.check(series, number, combination) if first else None,
+            )
+        )
+
+    def settle(self, series: str, number: int, combination: Combination) -> None:
+        """Close what the combination's recipe leaves open, once.
+
+        The full stack without one rung takes over what was found for the full stack: only one
+        thing may differ.
+        """
+        applied = tuple(combination.applied)
+        full = next((r for key, r in self.closed.items() if set(applied) < set(key)), None)
+        if known := self.closed.get(applied, full):
+            combination.recipe = self.workload.closed_as(combination.recipe, known)
+        candidates = {}
+        if series == LADDER and number > 0:
+            below = self.stack.composed(combination.applied[:-1])
+            candidates = self.plan.ladder.rung(number).candidates(self.plan.device, below)
+        trials = Trials(
+            workload=self.workload,
+            settings=self.plan.settings,
+            run=self.child,
+            report=self.display.phase,
+            ladder=self.plan.ladder.address,
+            applied=applied,
+            under=self.stack.under(number),
+            check=self.stack.check(series, number, combination),
+        )
+        self.take(number, combination, settle(combination.recipe, candidates, trials, self.plan))
+
+    def take(self, number: int, combination: Combination, found: Settled) -> None:
+        """Use and remember what was found."""
+        if self.workload.is_open(combination.recipe):
+            self.closed[tuple(combination.applied)] = found.recipe
+        if found.tried:
+            self.stack.chosen[number] = best(found.tried)
+        combination.recipe, combination.note = found.recipe, found.note
+        combination.candidates, combination.refused = found.tried, found.refused
+        combination.settled = True
+
+    def undisturbed(self, job: Job) -> tuple[Outcome, list[dict]]:
+        """The job's outcome, after one more try if its window was disturbed.
+
+        Also what was discarded: reason and measurement of the first try.
+        """
+        outcome = self.child(job)
+        reason = self.disturbed(outcome)
+        if reason is None:
+            return outcome, []
+        self.display.phase(f"again: {reason}")
+        discarded = [
+            {"reason": reason, "measurement": outcome.measurement, "log": outcome.log_end()}
+        ]
+        outcome = self.child(job)
+        if outcome.status == "disturbed":
+            outcome.status = "failed"
+            outcome.reason = f"disturbed twice: {outcome.reason}"
+        return outcome, discarded
+
+    def disturbed(self, outcome: Outcome) -> str | None:
+        if outcome.status == "disturbed":
+            return outcome.reason
+        if outcome.status != "ok":
+            return None
+        if self.plan.device.type == "cpu":
+            return cpu_disturbance(outcome.window, outcome.measurement.get("cpu_share"))
+        return disturbance(outcome.window)
+
+    def child(self, job: Job) -> Outcome:
+        outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
+        self.child_s += outcome.wall_s
+        return outcome
+
+    def record(
+        self,
+        turn: int,
+        series: str,
+        number: int,
+        combination: Combination,
+        outcome: Outcome | None = None,
+        discarded: list[dict] = (),
+    ) -> dict:
+        """The line that is written for one rung and round."""
+        plan, recipe = self.plan, combination.recipe
+        outcome = outcome or Outcome(
+            status=combination.status, reason=combination.reason, wall_s=0.0
+        )
+        again = self.disturbed(outcome) if discarded else None
+        lacking = outcome.measurement.get("lacking")
+        notes = (combination.note, again and f"disturbed: {again}", lacking)
+        facts = self.workload.record_facts(recipe, plan.settings, plan.device)
+        return {
+            **self.facts,
+            **self.run_facts,
+            "rung": number,
+            "round": turn,
+            "series": series,
+            "name": plan.ladder.title(number),
+            "base": plan.ladder.rung(number).base if number > 0 else None,
+            "note": "; ".join(filter(None, notes)),
+            "under": list(self.stack.under(number)),
+            "applied": combination.applied,
+            "recipe": self.workload.dump(recipe) if recipe else None,
+            "searched": tuple(combination.applied) in self.closed,
+            "candidates": combination.candidates,  # rates, if there were any
+            "refused": combination.refused,
+            "numerics": plan.ladder.numerics(number).value,
+            **facts,
+            "ceilings": self.ceilings,
+            "discarded": list(discarded),
+            **{k: v for k, v in asdict(outcome).items() if k not in ("ceilings", "refuser")},
+            "log": outcome.log_end(),
+        }

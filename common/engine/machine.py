@@ -1,0 +1,61 @@
+"""What a number was measured on. What cannot be read is None, never 0."""
+
+import hashlib
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from common.engine.device import GIB, DeviceFacts, cpu_name
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def machine_facts(device: DeviceFacts) -> dict:
+    """The hardware and its system."""
+    return {
+        "device_type": device.type,
+        "device": device.name,
+        "device_count": device.count,
+        "device_memory_gib": round(device.memory_gib, 2),
+        "capability": device.capability_text,
+        "cpu": cpu_name(),
+        "cores": psutil.cpu_count(logical=False),
+        "ram_gib": round(psutil.virtual_memory().total / GIB, 1),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def version_facts() -> dict:
+    """Of Python; whoever computes with a library adds its own."""
+    return {"python": platform.python_version()}
+
+
+def commit_facts() -> dict:
+    """The commit of this project and whether its files differ from it; results do not count."""
+    commit = _git("rev-parse", "HEAD")
+    files = ("--", ".", ":!results")
+    changed = _git("status", "--porcelain", *files)
+    difference = (_git("diff", "HEAD", *files) or "") + (changed or "")
+    return {
+        "commit": commit,
+        "dirty": bool(changed) if changed is not None else None,
+        "changes": hashlib.sha256(difference.encode()).hexdigest()[:12] if changed else "",
+    }
+
+
+def command_line() -> str:
+    """What was typed, as near as Python knows."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = f"-m {module.name}" if module else sys.argv[0]
+    return " ".join(["python", name, *sys.argv[1:]])
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=PROJECT, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

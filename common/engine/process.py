@@ -1,0 +1,152 @@
+"""Run a child process for a job, watch it, and end it with everything it started."""
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from common.engine.job import Job
+from common.engine.workload import Launch
+
+LOG_KEPT = 2000  # characters
+RESULTS = ("measurement", "equivalence", "ceilings", "refuser")  # that a child may send
+
+
+class Watch(Protocol):
+    """Looks at the device from this process while a child times its steps."""
+
+    def start(self, child_pid: int) -> None: ...
+
+    def stop(self) -> dict: ...
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """How a child ended."""
+
+    status: str  # ok | n/a | disturbed | oom | failed | timeout
+    reason: str
+    wall_s: float  # start to end, seconds
+    measurement: dict = field(default_factory=dict)  # empty unless ok
+    equivalence: dict = field(default_factory=dict)  # empty unless the job asked for the check
+    ceilings: dict = field(default_factory=dict)  # empty unless the job asked for them
+    window: dict = field(default_factory=dict)  # what was seen of the device meanwhile
+    log: str = ""  # what it wrote to stderr
+    refuser: int | None = None  # of a child's "n/a": the rung that does not apply, where known
+
+    def log_end(self) -> str:
+        """What a record keeps of the log: the end, where a traceback is; of a success, nothing."""
+        return "" if self.status == "ok" else self.log[-LOG_KEPT:]
+
+    def told(self) -> dict:
+        """Why there is no figure, for a record."""
+        return {"status": self.status, "reason": self.reason, "log": self.log_end()}
+
+
+def run_job(
+    job: Job,
+    timeout: float,
+    report: Callable[[str], None] = lambda phase: None,
+    watch: Watch | None = None,
+    launch: Launch | None = None,
+) -> Outcome:
+    """Give the job to a fresh process and wait for its result, `timeout` seconds at most.
+
+    `launch`: how to start it, if not as the job's workload says. `watch` is started when the child
+    says that its timed window begins and stopped when it ends.
+
+    Never raises for what the child does; an interrupt ends the child and is passed on.
+    """
+    begin = time.perf_counter()
+    launch, line = launch or job.launch(), json.dumps(job.to_json())
+    with tempfile.TemporaryFile() as stderr:
+        child = subprocess.Popen(
+            (*launch.command, line) if launch.by_argument else launch.command,
+            env=launch.variables(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            start_new_session=True,  # its own group: one kill reaches its compile workers, too
+        )
+        result, window = {}, {}
+        try:
+            if not launch.by_argument:
+                child.stdin.write(line.encode() + b"\n")
+                child.stdin.flush()
+            for event in _events(child, begin + timeout):
+                if event.get("phase") == "timing" and watch:
+                    watch.start(child.pid)
+                elif event.get("phase") == "timed":
+                    window = watch.stop() if watch else {}
+                elif "phase" in event:
+                    report(event["phase"])
+                else:
+                    result = event
+                    break
+            else:
+                result = _how_it_ended(child, begin + timeout, timeout)
+        except BrokenPipeError:  # it died before it read its job
+            result = _how_it_ended(child, begin + timeout, timeout)
+        finally:
+            _end(child)
+            if watch:
+                watch.stop()  # again, for a child that died inside its window
+        stderr.seek(0)
+        log = stderr.read().decode(errors="replace")
+    if result["reason"] == "?":
+        result["reason"] = f"{result['exit']}: {(log.strip().splitlines() or ['no message'])[-1]}"
+        result["reason"] = result["reason"][:200]
+    return Outcome(
+        status=result["status"],
+        reason=result["reason"],
+        **{k: result[k] for k in RESULTS if k in result},
+        window=window,
+        wall_s=time.perf_counter() - begin,
+        log=log,
+    )
+
+
+def _events(child: subprocess.Popen, deadline: float):
+    """JSON lines from its stdout until that closes, it is gone, or the deadline passes."""
+    buffer = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(child.stdout, selectors.EVENT_READ)
+        while (left := deadline - time.perf_counter()) > 0:
+            if not selector.select(min(left, 1.0)):
+                if child.poll() is not None:  # what it started may still hold the pipe
+                    return
+                continue
+            chunk = os.read(child.stdout.fileno(), 65536)
+            if not chunk:
+                return
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from map(json.loads, lines)
+
+
+def _how_it_ended(child: subprocess.Popen, deadline: float, timeout: float) -> dict:
+    """Status and reason of a child that gave no result."""
+    try:
+        code = child.wait(max(0.0, deadline - time.perf_counter()))
+    except subprocess.TimeoutExpired:
+        return {"status": "timeout", "reason": f"still running after {timeout:g} s"}
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = " (by hand, or by the system for want of memory)" if name == "SIGKILL" else ""
+        return {"status": "failed", "reason": f"killed by {name}{hint}"}
+    return {"status": "failed", "reason": "?", "exit": f"exit status {code}"}
+
+
+def _end(child: subprocess.Popen) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+    for stream in (child.stdin, child.stdout):
+        with contextlib.suppress(BrokenPipeError):
+            stream.close()

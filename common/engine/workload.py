@@ -1,0 +1,267 @@
+"""What a ladder measures: how it is planned, built, stepped, checked, and what its figures are.
+
+A Workload declares and plans; a Session is one recipe of it, built in a process of its own. Both
+have working defaults for all that a workload may not need.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from common.engine.clock import Clock, HostClock
+from common.engine.device import DeviceFacts, host_facts
+from common.engine.machine import PROJECT, machine_facts, version_facts
+from common.engine.metric import LOWER, SEEDS, Metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure; the same for every rung of a run. A workload adds its own."""
+
+    device: str = "cpu"  # the type
+    steps: int = 1  # timed
+    warmup: int = 2  # before them: the first may compile, the second is looked into for the probes
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a recipe's process, or processes, are started.
+
+    The command is given its job as a line on stdin, or as its last argument where several
+    processes that one command starts must all read it.
+    """
+
+    command: tuple[str, ...] = (sys.executable, "-m", "common.engine.child")
+    environment: dict[str, str] = field(default_factory=dict)  # set beside the user's own
+    by_argument: bool = False
+
+    def variables(self) -> dict[str, str]:
+        """The whole environment; the project is found from every folder."""
+        paths = filter(None, (str(PROJECT), os.environ.get("PYTHONPATH")))
+        return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | self.environment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What a workload makes of its options."""
+
+    device: DeviceFacts
+    recipe: Any  # without any rung
+    settings: Settings
+    preset: str = ""
+    about: tuple[str, ...] = ()  # lines to begin with: what was chosen
+    rounds: int = 2  # by default
+    first: Callable[[int], Settings] | None = None  # the first round's settings by rung, if others
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """What was declared, and how near the worst error came to the limit that follows from it."""
+
+    claim: Any  # Numerics
+    error: float  # relative, of the worst part of the answer
+    where: str  # that part's name
+    limit: float
+    formats: tuple[str, ...] = ()  # number formats in which it was held to the claim
+
+    def to_json(self) -> dict:
+        """As records have it."""
+        return asdict(self) | {"claim": self.claim.value, "formats": list(self.formats)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The timed steps of one process. Seconds."""
+
+    step_s: list[float]  # each step
+    window_s: float  # the host's time from edge to edge
+    cpu_s: float  # processor time of this process
+
+
+class Session:
+    """A recipe, built and ready to be stepped. The engine owns the clock around the steps."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def probed(self) -> Any:
+        """What rungs look at to see whether their change took effect."""
+        return self
+
+    def step(self) -> None:
+        """One step: what the clock runs around."""
+        raise NotImplementedError
+
+    def clock(self) -> Clock:
+        return HostClock(lambda: None)
+
+    def look(self) -> None:
+        """The second step, looked into for the probes' sake."""
+        self.step()
+
+    def ready(self) -> None:
+        """The warm-up is over; the rungs look next."""
+
+    def begin(self) -> None:
+        """The window is about to begin: take down what the audit compares with."""
+
+    def more(self, done: int) -> bool:
+        """Whether the window goes on after so many steps."""
+        return done < self.settings.steps
+
+    def end(self) -> None:
+        """The window has ended: read what later work would change."""
+
+    def audit(self) -> None:
+        """Did the window do the work? Raises Disturbed if not."""
+
+    def values(self, window: Window, report: Callable[[str], None]) -> dict[str, Any]:
+        """The workload's own figures, for the record; may replace the window's.
+
+        What is measured after the window is measured here; `report` is told what is begun.
+        """
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """Subclasses say how; an instance declares the metrics, of which the first is the headline."""
+
+    address: str  # where a child process finds it: "module:NAME"
+    metrics: tuple[Metric, ...]
+    recipe: type = dict  # a frozen dataclass of plain values, else `load` and `dump` are overridden
+    settings: type[Settings] = Settings
+    measures_ceilings: bool = False  # once per run, by `ceilings`
+
+    # -- in reports --
+
+    @property
+    def headline(self) -> Metric:
+        return self.metrics[0]
+
+    def shown(self, *where: str) -> list[Metric]:
+        """The metrics beside the headline that are shown there."""
+        return [metric for metric in self.metrics[1:] if metric.shown in where]
+
+    def stacks(self) -> dict[str, list[Metric]]:
+        """Metrics that are drawn as one bar, by the bar's title."""
+        found: dict[str, list[Metric]] = {}
+        for metric in self.metrics:
+            if metric.stack:
+                found.setdefault(metric.stack, []).append(metric)
+        return found
+
+    def describe(self, records: list[dict]) -> str:
+        """What was measured on what, in one line."""
+        return f"{records[0]['machine']['device']}, {records[0]['date']}"
+
+    def notes(self, records: list[dict]) -> str:
+        """How it was measured, in one line."""
+        return f"{self.describe(records)}: `{records[0]['command']}`"
+
+    def ceilings_text(self, records: list[dict]) -> str:
+        """What the device does at best, in one line; empty where that is not measured."""
+        return ""
+
+    def warnings(self, record: dict) -> list[str]:
+        """Sentences on a measurement that is not as it should be."""
+        return []
+
+    def unlike(self, a: dict, b: dict) -> str:
+        """Why the records of two runs cannot be compared at all; empty where they can."""
+        return ""
+
+    def extra_results(self, records: list[dict], folder: Path) -> dict[str, Path]:
+        """Write files beside the ladder's own; their paths by kind."""
+        return {}
+
+    def extra_text(self, records: list[dict], closely: bool) -> str:
+        """What the terminal shows below the table; `closely`: see Planned.first."""
+        return ""
+
+    # -- before measuring --
+
+    def options(self, parser: ArgumentParser) -> None:
+        """Add the workload's own options."""
+
+    def plan(self, options: Namespace) -> Planned:
+        """What the options ask for. Raises UserError where they do not fit together."""
+        return Planned(
+            device=host_facts(), recipe=self.recipe(), settings=self.settings(), rounds=2
+        )
+
+    def facts(self, device: DeviceFacts) -> dict:
+        """What the figures depend on: "machine" and "versions", of whatever computes."""
+        return {"machine": machine_facts(device), "versions": version_facts()}
+
+    def record_facts(self, recipe, settings: Settings, device: DeviceFacts) -> dict:
+        """More about a rung, for its record; `recipe` is None where it has none."""
+        return {}
+
+    def of(self, recipe) -> "Workload":
+        """What measures this recipe, where not all are measured alike."""
+        return self
+
+    def launch(self, recipe) -> Launch:
+        return Launch()
+
+    def seeded(self, settings: Settings, turn: int) -> Settings:
+        """The settings of a round: where seeds repeat the headline, each round is one."""
+        return replace(settings, seed=turn) if self.headline.noise == SEEDS else settings
+
+    # -- what measuring settles --
+
+    def is_open(self, recipe) -> bool:
+        """Whether the recipe leaves something open that `close` finds by trying."""
+        return False
+
+    def close(self, recipe, plan, trials) -> tuple[Any, str]:
+        """The recipe with nothing left open, and a note. Raises Unsettled."""
+        return recipe, ""
+
+    def closed_as(self, recipe, other):
+        """The recipe, with what it leaves open as in another one."""
+        return recipe
+
+    def rate(self, record: dict) -> float:
+        """The headline of one measurement, higher for what is better."""
+        value = self.headline.of(record)
+        return 1 / value if self.headline.better == LOWER else value
+
+    # -- in the process that measures --
+
+    def dump(self, recipe) -> dict:
+        """The recipe as plain values, for jobs and records."""
+        return asdict(recipe)
+
+    def load(self, values: dict):
+        """The inverse of `dump`."""
+        return self.recipe(**values)
+
+    def load_settings(self, values: dict) -> Settings:
+        return self.settings(**values)
+
+    @contextmanager
+    def place(self, recipe, settings: Settings) -> Iterator[Any]:
+        """Hold whatever the recipe runs on; `check` and `build` are given it."""
+        yield None
+
+    def check(self, recipe, against, settings: Settings, place) -> Check | None:
+        """Compare the recipe with others. Raises NotEquivalent. See engine/job.py, Against."""
+        return None
+
+    def build(self, recipe, settings: Settings, place) -> Session:
+        raise NotImplementedError
+
+    def ceilings(self, recipe, settings: Settings) -> dict[str, float]:
+        """What the device does at best."""
+        return {}

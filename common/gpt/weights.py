@@ -1,0 +1,49 @@
+"""Parameters in a file that loads into every rung's model: by name, without padding."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.engine.errors import UserError
+from common.gpt.shape import Shape
+
+PADDED = ("token_embedding.weight", "head.weight")  # (V, C) each, one row per vocabulary id
+
+
+def unpadded_state(model: nn.Module, shape: Shape) -> dict[str, torch.Tensor]:
+    """The state_dict that fits every rung: padding rows cut off."""
+    state = model.state_dict()
+    return state | {name: state[name][: shape.vocab_size].clone() for name in PADDED}
+
+
+@torch.no_grad()
+def load_unpadded_state(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load what `unpadded_state` gave, of any rung, into this one: padding and dtype as built.
+
+    Raises RuntimeError, naming the parameters, if the state is of another shape.
+    """
+    own = model.state_dict()
+    padded = {
+        name: torch.cat([state[name].to(own[name]), own[name][len(state[name]) :]])
+        for name in PADDED
+        if name in state and state[name].shape[1:] == own[name].shape[1:]
+    }
+    model.load_state_dict(state | padded)
+
+
+def save(model: nn.Module, shape: Shape, path: Path) -> None:
+    """Write the checkpoint beside its place and rename it, so that no half of one is ever seen."""
+    temporary = path.with_name(path.name + ".tmp")
+    torch.save(unpadded_state(model, shape), temporary)
+    temporary.replace(path)
+
+
+def load(model: nn.Module, path: Path) -> None:
+    """Raises UserError if the file is missing, is no checkpoint, or is of another shape."""
+    try:
+        state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
+        load_unpadded_state(model, state)
+    except Exception as error:  # torch.load raises what the damage happens to cause
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"--load {path}: no checkpoint of this shape ({first[:150]})") from error

@@ -1,0 +1,71 @@
+"""The command line of the three scripts."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from common.accelerator.compiler import missing_compiler
+from common.accelerator.device import describe_in_child, pick_type
+from common.engine.errors import UserError, exit_on_user_error, out_of_memory
+from common.engine.options import Parser, seconds, whole
+from common.scripts.trainer import Trainer
+from common.scripts.world import Single
+from common.workloads.train.options import Chosen, add_workload_options, chosen
+from common.workloads.train.recipe import Recipe
+from common.workloads.train.workload import TRAINING
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    parser = Parser(description=description.strip().splitlines()[0])
+    add_workload_options(parser)
+    group = parser.add_argument_group("training")
+    add = group.add_argument
+    add("--epochs", type=whole(1), default=1, metavar="N", help="passes over the text; default: 1")
+    add("--max-steps", type=whole(1), metavar="N", help="stop after N steps")
+    add("--eval-every", type=whole(1), default=15, metavar="N", help="in steps; default: 15")
+    add("--save", type=Path, metavar="FILE", help="write a checkpoint at the end")
+    add("--load", type=Path, metavar="FILE", help="start from a checkpoint")
+    curve = Path("results/loss.png")
+    add("--plot", type=Path, default=curve, metavar="FILE", help=f"loss curve; default: {curve}")
+    add("--checkpoint", type=Path, metavar="DIR", help="save to DIR, and go on from what is there")
+    add("--checkpoint-every", type=whole(1), default=100, metavar="N", help="steps; default: 100")
+    add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="for trying one batch")
+    return parser
+
+
+def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa: B008
+    """Train by the recipe, as the command line says.
+
+    `processes` knows how to join the processes that train together: see common/distributed.py.
+    """
+    with exit_on_user_error():
+        parser = make_parser(description)
+        processes.add_options(parser)
+        options = parser.parse_args()
+        device_type = pick_type(options.device)
+        device = describe_in_child(device_type)
+        work = chosen(options, device)
+        recipe = for_workload(recipe, work, options)
+        if recipe.compile and (reason := missing_compiler(device)):
+            print(f"training without torch.compile: {reason}", file=sys.stderr)
+            recipe = replace(recipe, compile=False)
+        with processes.join(device_type, options) as world:
+            try:
+                Trainer(recipe, work, options, device, world).train()
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"--batch-size {options.batch_size or 'by default'}: the device ran out of "
+                    "memory; try a smaller one"
+                ) from error
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
+
+
+def for_workload(recipe: Recipe, work: Chosen, options: argparse.Namespace) -> Recipe:
+    """The script's recipe with the workload's dropout, and its batch unless it is to be found."""
+    if options.batch_size or not TRAINING.is_open(recipe):
+        recipe = replace(recipe, batch_size=work.recipe.batch_size)
+    return replace(recipe, dropout=work.recipe.dropout)

@@ -1,0 +1,134 @@
+"""From a recipe and a shape to a model and an optimizer that are ready to train."""
+
+import math
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from common.gpt.model import GPT
+from common.gpt.shape import Shape
+from common.gpt.weights import PADDED
+from common.workloads.train.recipe import Recipe
+
+SEED = 123
+
+
+@dataclass(slots=True)
+class Run:
+    """A built recipe. Probes look at it to see what really runs."""
+
+    recipe: Recipe
+    shape: Shape
+    device: torch.device
+    model: nn.Module
+    objective: nn.Module  # the model and its loss
+    optimizer: torch.optim.Optimizer
+    batch: tuple[torch.Tensor, ...] = ()  # the last one, on the host, as the loader gave it
+    operators: frozenset[str] = frozenset()  # that ran in one profiled step
+    skipped: int = 0  # steps that a loss scaler found not fit for an update
+    graphs: int = 0  # compiled
+    graph_breaks: int = 0
+
+    @property
+    def inner(self) -> GPT:
+        """The model itself, without a wrapper around it."""
+        return getattr(self.model, "module", self.model)
+
+
+def build(
+    recipe: Recipe,
+    shape: Shape,
+    device: torch.device,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+) -> Run:
+    """Put the parts together. The order is the documentation.
+
+    `wrap` makes a model train together with other processes' models. It comes before compiling, so
+    that the compiler can cut the graph where gradients are ready to be sent.
+    """
+    torch.manual_seed(SEED)  # dropout; parameters have seeds of their own
+    torch.set_float32_matmul_precision(recipe.matmul_precision)
+    model = GPT(shape, recipe, padded_vocab_size(recipe, shape))
+    seed_parameters(model, shape)
+    model.to(device=device, dtype=recipe.dtype)
+    model = wrap(model)
+    objective = recipe.objective(model, recipe)
+    if recipe.compile:  # in place: state_dict keys do not gain a prefix
+        (objective if recipe.loss_in_graph else model).compile(mode=recipe.compile_mode)
+    optimizer = recipe.optimizer(
+        parameter_groups(model),
+        lr=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
+        fused=recipe.fused_optimizer or None,
+    )
+    return Run(recipe, shape, device, model, objective, optimizer)
+
+
+def parameter_groups(model: nn.Module) -> list[dict]:
+    """One group of all parameters; one for each device mesh where they are sharded over several.
+
+    A fused optimizer cannot update tensors of different meshes in one call.
+    """
+    groups: dict = {}
+    for parameter in model.parameters():
+        groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
+    return [{"params": parameters} for parameters in groups.values()]
+
+
+def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:
+    """The rows of the embedding and the head: the vocabulary, rounded up to the multiple."""
+    return recipe.vocab_multiple * math.ceil(shape.vocab_size / recipe.vocab_multiple)
+
+
+@torch.no_grad()
+def seed_parameters(model: nn.Module, shape: Shape) -> None:
+    """Initialise as nn.Linear and nn.Embedding do by default, each parameter from its own name.
+
+    One global seed would shift every later draw as soon as a rung pads the vocabulary. Padding
+    rows stay zero.
+    """
+    for name, parameter in model.named_parameters():
+        module = model.get_submodule(name.rpartition(".")[0])
+        generator = torch.Generator().manual_seed(SEED + zlib.crc32(name.encode()))
+        rows = parameter
+        if name in PADDED:
+            rows = parameter[: shape.vocab_size]
+            parameter[shape.vocab_size :].zero_()
+        if isinstance(module, nn.Embedding):
+            rows.normal_(generator=generator)
+        elif isinstance(module, nn.Linear):
+            bound = 1 / math.sqrt(module.in_features)
+            rows.uniform_(-bound, bound, generator=generator)
+
+
+def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """One update on token ids (B, T) and the ids that follow them (B, T). Returns the loss, ().
+
+    The loss stays on the device: reading it here would wait for the device at every step.
+    """
+    run.optimizer.zero_grad()
+    loss = run.objective(inputs, targets)
+    loss.backward()
+    run.optimizer.step()
+    return loss.detach().clone()  # a CUDA graph would write the next one over it
+
+
+@torch.no_grad()
+def evaluate(run: Run, batches) -> float:
+    """Mean loss in nats over (inputs, targets) batches, without dropout or padding ids, in float32.
+
+    Calls the inner forward, so that a compiled model is not compiled again for evaluation.
+    """
+    run.inner.eval()
+    losses = []
+    for inputs, targets in batches:
+        logits = run.inner.forward(inputs.to(run.device))[..., : run.shape.vocab_size]
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), targets.to(run.device).flatten())
+        losses.append(loss.item())
+    run.inner.train()
+    return sum(losses) / len(losses)

@@ -1,0 +1,67 @@
+"""The options that say what to train, shared by ladders and scripts."""
+
+import argparse
+from dataclasses import dataclass, replace
+
+from common.engine.device import TYPES, DeviceFacts
+from common.engine.errors import UserError
+from common.engine.options import probability, whole
+from common.gpt.shape import Shape
+from common.workloads.train import presets
+from common.workloads.train.recipe import Recipe
+
+
+def add_workload_options(parser: argparse.ArgumentParser) -> None:
+    """What to train, on which device, on which text."""
+    group = parser.add_argument_group("workload")
+    names = ("auto", *presets.PRESETS)
+    group.add_argument("--preset", choices=names, default="auto", help="default: auto")
+    group.add_argument("--layers", type=whole(1), metavar="N", help="transformer blocks")
+    group.add_argument("--heads", type=whole(1), metavar="N", help="attention heads in a block")
+    group.add_argument("--emb-dim", type=whole(1), metavar="N", help="model width")
+    group.add_argument("--context", type=whole(1), metavar="N", help="tokens in a window")
+    group.add_argument("--batch-size", type=whole(1), metavar="N", help="windows in a step")
+    group.add_argument("--dropout", type=probability, metavar="P", help="0 to below 1")
+    group.add_argument("--device", default="auto", metavar="|".join(TYPES), help="default: auto")
+    group.add_argument("--text", metavar="FILE", help="UTF-8 text to train on")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """A preset with the user's changes."""
+
+    preset: str
+    shape: Shape
+    recipe: Recipe  # the baseline's
+    note: str  # what was chosen for the user, if anything
+
+    @property
+    def defaults(self) -> presets.Preset:
+        return presets.PRESETS[self.preset]
+
+
+def chosen(options: argparse.Namespace, device: DeviceFacts) -> Chosen:
+    """Raises UserError where the options do not fit together."""
+    if options.preset == "auto":
+        preset, recipe, note = presets.auto(device)
+    else:
+        preset, recipe = options.preset, presets.baseline(options.preset)
+        note = presets.PRESETS[preset].note
+    given = {k: v for k, v in vars(options).items() if v is not None}
+    shape_fields = ("layers", "heads", "emb_dim", "context")
+    shape = replace(
+        presets.PRESETS[preset].shape, **{k: given[k] for k in shape_fields if k in given}
+    )
+    recipe = replace(recipe, **{k: given[k] for k in ("batch_size", "dropout") if k in given})
+    if shape.emb_dim % shape.heads:
+        divisors = [n for n in range(1, shape.emb_dim + 1) if shape.emb_dim % n == 0]
+        allowed = ", ".join(map(str, divisors))
+        raise UserError(
+            f"--heads {shape.heads}: does not divide --emb-dim {shape.emb_dim}; allowed: {allowed}"
+        )
+    return Chosen(
+        preset=preset,
+        shape=shape,
+        recipe=recipe,
+        note="" if recipe.dropout and preset != "gpt2" else note,
+    )

@@ -1,0 +1,69 @@
+"""Workloads by name: shape, batch, and how many steps to time."""
+
+from dataclasses import dataclass
+
+from common.engine.device import DeviceFacts
+from common.gpt.shape import Shape
+from common.workloads.train.recipe import Recipe
+
+# GPT-2 124M: the published baseline reserves 26.3 GiB at batch 8 (results/published_a100.csv), of
+# which weights, gradients, and moments are 2.4; the rest grows with the batch.
+GPT2_FIXED_GIB, GPT2_GIB_PER_WINDOW = 2.5, 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A named workload."""
+
+    shape: Shape
+    batch_size: int
+    dropout: float
+    steps: int
+    warmup: int
+    search_s: float  # for the search of the largest batch, on a CPU
+    note: str = ""
+
+
+NO_DROPOUT = "dropout 0, because torch's fused attention for CPUs does not run with dropout"
+
+PRESETS = {
+    "gpt2": Preset(shape=Shape(), batch_size=8, dropout=0.1, steps=50, warmup=20, search_s=600.0),
+    # Narrow and deep with many heads: at GPT-2's vocabulary a wide output layer would hide what
+    # happens in the blocks, and (T, T) scores for each head are what FlashAttention saves.
+    "cpu": Preset(
+        shape=Shape(layers=8, heads=16, emb_dim=128, context=1024),
+        batch_size=1,
+        dropout=0.0,
+        steps=6,
+        warmup=2,
+        search_s=60.0,
+        note=NO_DROPOUT,
+    ),
+    "tiny": Preset(
+        shape=Shape(layers=2, heads=2, emb_dim=32, context=64),
+        batch_size=2,
+        dropout=0.0,
+        steps=5,
+        warmup=2,
+        search_s=10.0,
+        note=NO_DROPOUT,
+    ),
+}
+
+
+def auto(device: DeviceFacts) -> tuple[str, Recipe, str]:
+    """The preset for a device, its baseline, and a note on what was chosen.
+
+    On an accelerator: gpt2 at the largest power of two up to 8 that the baseline fits.
+    """
+    if device.type == "cpu":
+        return "cpu", baseline("cpu"), PRESETS["cpu"].note
+    fits = [b for b in (8, 4, 2) if GPT2_FIXED_GIB + b * GPT2_GIB_PER_WINDOW < device.memory_gib]
+    batch = fits[0] if fits else 1
+    note = f"batch {batch}: the baseline at batch 8 wants about 26 GiB of {device.memory_gib:.0f}"
+    return "gpt2", Recipe(batch_size=batch), "" if batch == 8 else note
+
+
+def baseline(preset: str) -> Recipe:
+    chosen = PRESETS[preset]
+    return Recipe(batch_size=chosen.batch_size, dropout=chosen.dropout)
