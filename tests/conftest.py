@@ -7,11 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from common.engine.errors import exit_on_user_error
+from common.engine.measure import measure
 from common.gpt.shape import Shape
+from common.workloads.train.session import TrainSession
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 is prime: it pads
@@ -76,6 +80,16 @@ def alone(tmp_path_factory) -> dict[int, str]:
     found = losses(done.stdout)
     assert len(found) == 8
     return found
+
+
+def measured(recipe, settings, probe=lambda run: {}, report=lambda phase: None, **spoilt):
+    """The measurement of a training recipe, in this process; `spoilt`: methods put in place."""
+
+    def build() -> TrainSession:
+        kind = type("Spoilt", (TrainSession,), spoilt)
+        return kind(recipe, settings, torch.device(settings.device))
+
+    return SimpleNamespace(**measure(build, settings, probe, report))
 
 
 def fake_record(rung: int, turn: int, rate: float, **changes) -> dict:

@@ -62,7 +62,7 @@ def rung(number: int, title: str, in_effect, reason: str | None = None) -> Simpl
 LADDER = Ladder(
     name="tests.faulty",
     workload=TRAINING,
-    rungs=(
+    modules=(
         rung(1, "Refuses", refuses),
         rung(2, "Dies", dies),
         rung(3, "Hangs", hangs),
@@ -90,17 +90,15 @@ def candidates(device, recipe) -> dict:
     }
 
 
-CHOICE = Ladder(
-    name="tests.faulty", attribute="CHOICE", workload=TRAINING, rungs=(rung(1, "Chooses", chooses),)
-)
-CHOICE.rungs[0].candidates = candidates
+choice = rung(1, "Chooses", chooses)
+choice.candidates = candidates
+CHOICE = Ladder(name="tests.faulty:CHOICE", workload=TRAINING, modules=(choice,))
 
 # what rung 7 of `beyond` stands on, without what compiles for minutes; here it is 6, and 5 is 5
 WIDE = Ladder(
-    name="tests.faulty",
-    attribute="WIDE",
+    name="tests.faulty:WIDE",
     workload=TRAINING,
-    rungs=(
+    modules=(
         step05_bfloat16,
         step07_flash_attention,
         step03_chunked_head,

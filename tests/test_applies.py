@@ -84,6 +84,7 @@ WHY_NOT = {
     "v": ("CUDA devices only", "CUDA graphs; on a CPU no mode was faster: LOG.md"),
     "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
     "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
+    "y": ("one device", "the presets are for one"),
 }
 
 # Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
@@ -103,6 +104,7 @@ STEPS_TABLE = """
  8 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
  9 Vocabulary padding       .     .    .    .     .     .     .      .    .    .    .    .
 10 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .
+11 DDP on all devices       y     y    y    y     y     y     y      y    y    y    y    y
 """
 BEYOND_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common.workloads.train.measure import measure
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 
@@ -52,7 +51,7 @@ from ladders.beyond.step10_resident_tokens import ResidentLoader
 from ladders.beyond.step12_float8 import Float8Linear
 from steps import LADDER as STEPS
 from steps import step02_tf32, step05_bfloat16, step07_flash_attention, step08_compile
-from tests.conftest import PROJECT, SMALL
+from tests.conftest import PROJECT, SMALL, measured
 
 CPU = torch.device("cpu")
 NUMBERS = range(1, LADDER.top + 1)
@@ -149,9 +148,9 @@ def test_exactly_the_declared_fields_change(number):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_titles_and_expectations(number):
     rung = LADDER.rung(number)
-    assert rung.__doc__.startswith(f"{number}. {LADDER.title(number)}.")
-    assert f"step{number:02d}_" in rung.__name__
-    assert "Expected: " in rung.__doc__  # said before it was measured
+    assert rung.module.__doc__.startswith(f"{number}. {LADDER.title(number)}.")
+    assert f"step{number:02d}_" in rung.module.__name__
+    assert "Expected: " in rung.module.__doc__  # said before it was measured
 
 
 def test_the_foot_is_the_steps_top_at_the_workloads_own_batch(monkeypatch):
@@ -163,7 +162,7 @@ def test_the_foot_is_the_steps_top_at_the_workloads_own_batch(monkeypatch):
     )
     assert under(plain, H100) == [f"steps {number}" for number in AT_THIS_BATCH]
     assert [rung_named(name) for name in under(plain, H100)] == [
-        rung for rung in STEPS.rungs if "batch_size" not in rung.changes
+        rung for rung in STEPS.rungs if not {"batch_size", "data"} & {*rung.changes}
     ]
 
 
@@ -173,7 +172,7 @@ def test_a_step_that_does_not_apply_is_not_in_the_foot():
     recipe, names = foot(Recipe(), t4), under(Recipe(), t4)
     assert recipe.dtype is torch.float32
     assert recipe.attention is Recipe().attention
-    modules = {rung_named(name) for name in names}
+    modules = {rung_named(name).number for name in names}
     assert not modules & {step02_tf32, step05_bfloat16, step07_flash_attention}
     assert recipe.vocab_multiple > 1
 
@@ -182,7 +181,9 @@ def test_its_numbers_are_its_own():
     """From 1 on: nothing shifts when somebody adds a rung to `steps`."""
     assert LADDER.title(1) == "Loss in the graph"
     files = sorted((PROJECT / "ladders" / "beyond").glob("step*.py"))
-    assert [rung.__name__ for rung in LADDER.rungs] == [f"ladders.beyond.{f.stem}" for f in files]
+    assert [rung.module.__name__ for rung in LADDER.rungs] == [
+        f"ladders.beyond.{f.stem}" for f in files
+    ]
     assert LADDER.chain(LADDER.top) == [*NUMBERS]
 
 
@@ -195,8 +196,8 @@ def test_one_state_dict_fits_the_top():
 
 def test_held_out_text_is_evaluated_after_the_window():
     settings = Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2)
-    assert measure(baseline("tiny"), settings).validation_loss is None
-    found = measure(baseline("tiny"), replace(settings, validate=True))
+    assert measured(baseline("tiny"), settings).validation_loss is None
+    found = measured(baseline("tiny"), replace(settings, validate=True))
     assert 8 < found.validation_loss < 13  # about log(50,257), barely trained
 
 
@@ -251,7 +252,7 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
 
 
 def test_settings_reach_the_process_before_it_starts():
-    number = LADDER.rungs.index(page_faults) + 1
+    number = next(rung.number for rung in LADDER.rungs if rung.module is page_faults)
     job = {
         "kind": "rung",
         "ladder": LADDER.address,
@@ -579,7 +580,7 @@ def test_the_steps_baseline_is_measured_before_the_foot(tmp_path, monkeypatch):
 )
 def test_rung_0_brings_the_steps_baseline(options, numbers):
     line = ["--ladder", "beyond", "--preset", "tiny", "--device", "cpu", *options]
-    plan, _ = command.make_plan(command.make_parser().parse_args(line))
+    plan, _ = command.make_plan(*command.parse(line))
     assert plan.numbers == numbers
     assert plan.reference == baseline("tiny")
     assert plan.baseline == foot(plan.reference, plan.device)

@@ -2,20 +2,23 @@
 
 import pytest
 import torch
-from common.workloads.train.measure import measure
 
 from common.accelerator.device import EventClock
+from common.accelerator.peaks import peak_flops
 from common.engine.child import guarded
 from common.engine.clock import HostClock, time_steps
 from common.engine.device import DeviceFacts
 from common.engine.errors import out_of_memory
 from common.engine.process import Outcome
-from common.engine.settle import SearchFailed, Trials, find_largest, search
+from common.engine.settle import Trials
 from common.workloads.train.build import train_step
+from common.workloads.train.largest_batch import SearchFailed, find_largest, search
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
+from common.workloads.train.workload import TRAINING
 from ladders.beyond.step12_float8 import Float8Linear
+from tests.conftest import measured
 
 
 class FakeDevice:
@@ -51,7 +54,7 @@ class FakeEvent:
 def test_the_host_clock_waits_for_the_device():
     device = FakeDevice()
     steps, _ = time_steps(
-        lambda: device.launch(0.5), 4, HostClock(device.wait, device.now), device.wait
+        lambda: device.launch(0.5), (4).__gt__, HostClock(device.wait, device.now)
     )
     assert steps == pytest.approx([0.501] * 4)
 
@@ -64,7 +67,7 @@ def test_the_event_clock_times_the_device_without_making_the_host_wait():
         device.wait()
 
     steps, _ = time_steps(
-        lambda: device.launch(0.5), 4, EventClock(wait, lambda: FakeEvent(device)), wait
+        lambda: device.launch(0.5), (4).__gt__, EventClock(wait, lambda: FakeEvent(device))
     )
     assert sum(steps) == pytest.approx(4 * 0.5, rel=0.01)
     assert len(waits) <= 3  # at the window's edges, and when the events are read; not per step
@@ -74,9 +77,7 @@ def test_what_happened_before_the_window_is_not_in_it():
     device = FakeDevice()
     device.launch(100.0)  # a compilation, an evaluation: still running when the window begins
     clock = HostClock(device.wait, device.now)
-    assert time_steps(lambda: device.launch(0.5), 1, clock, device.wait)[0] == [
-        pytest.approx(0.501)
-    ]
+    assert time_steps(lambda: device.launch(0.5), (1).__gt__, clock)[0] == [pytest.approx(0.501)]
 
 
 def facts(name: str, capability=(9, 0)) -> DeviceFacts:
@@ -90,14 +91,18 @@ def facts(name: str, capability=(9, 0)) -> DeviceFacts:
     )
 
 
+def peak(device: DeviceFacts, recipe: Recipe) -> float | None:
+    return peak_flops(device.name, recipe.format)
+
+
 def test_the_peak_is_the_dense_one_of_the_format_in_use():
     h100 = facts("NVIDIA H100 80GB HBM3")
-    assert h100.peak_flops(Recipe(dtype=torch.bfloat16)) == 989e12
-    assert h100.peak_flops(Recipe(matmul_precision="high")) == 495e12
-    assert h100.peak_flops(Recipe()) == 67e12
-    assert facts("NVIDIA H100 PCIe").peak_flops(Recipe(dtype=torch.bfloat16)) == 756e12
-    assert facts("NVIDIA L40S").peak_flops(Recipe(dtype=torch.bfloat16)) == 362e12
-    assert facts("NVIDIA L4").peak_flops(Recipe(dtype=torch.bfloat16)) == 121e12
+    assert peak(h100, Recipe(dtype=torch.bfloat16)) == 989e12
+    assert peak(h100, Recipe(matmul_precision="high")) == 495e12
+    assert peak(h100, Recipe()) == 67e12
+    assert peak(facts("NVIDIA H100 PCIe"), Recipe(dtype=torch.bfloat16)) == 756e12
+    assert peak(facts("NVIDIA L40S"), Recipe(dtype=torch.bfloat16)) == 362e12
+    assert peak(facts("NVIDIA L4"), Recipe(dtype=torch.bfloat16)) == 121e12
 
 
 FLOAT8 = Recipe(dtype=torch.bfloat16, linear=Float8Linear)
@@ -126,7 +131,7 @@ FLOAT8 = Recipe(dtype=torch.bfloat16, linear=Float8Linear)
     ],
 )
 def test_each_variant_of_a_card_has_its_own_peak(name, recipe, tflops):
-    found = facts(name).peak_flops(recipe)
+    found = peak(facts(name), recipe)
     assert found is None if tflops is None else found == pytest.approx(tflops * 1e12)
 
 
@@ -146,7 +151,7 @@ def test_each_variant_of_a_card_has_its_own_peak(name, recipe, tflops):
 )
 def test_an_unknown_device_has_no_peak(name):
     for recipe in (Recipe(), Recipe(dtype=torch.bfloat16), FLOAT8):
-        assert facts(name).peak_flops(recipe) is None
+        assert peak(facts(name), recipe) is None
 
 
 def trial(batch: int, fits: int, wall_s: float = 1.0) -> Outcome:
@@ -191,11 +196,12 @@ def test_the_text_does_not_end_the_runners_search():
     tried = []
 
     def child(job):
-        tried.append(job["recipe"]["batch_size"])
+        tried.append(job.recipe.batch_size)
         return trial(tried[-1], fits=1000)
 
     shape = PRESETS["gpt2"].shape  # of which the text has 122 windows
-    trials = Trials(settings=Settings(shape=shape, device="cuda"), run=child)
+    settings = Settings(shape=shape, device="cuda")
+    trials = Trials(workload=TRAINING, settings=settings, run=child)
     found = find_largest(Recipe(batch_size=8), 8, trials, seconds=1.0)
     assert found.batch_size == 512
     assert tried == [16, 32, 64, 128, 256, 512, 1024]
@@ -224,14 +230,13 @@ def test_a_try_that_fails_otherwise_is_no_largest_batch(status):
         (ValueError("a file named out of memory"), False),
     ],
 )
-def test_memory_that_ran_out_is_told_from_other_errors(error, is_memory):
+def test_memory_that_ran_out_is_told_from_other_errors(error, is_memory, monkeypatch):
     assert out_of_memory(error) is is_memory
     wrapped = RuntimeError("backend='inductor' raised")
     wrapped.__cause__ = error
     assert out_of_memory(wrapped) is is_memory
-    assert guarded({}, print, lambda *_: raises(error))["status"] == (
-        "oom" if is_memory else "failed"
-    )
+    monkeypatch.setattr("common.engine.child.do", lambda *_: raises(error))
+    assert guarded({}, print)["status"] == ("oom" if is_memory else "failed")
 
 
 def raises(error: Exception):
@@ -242,15 +247,15 @@ def test_leftovers_are_given_back_before_the_warm_up_ends(monkeypatch):
     """The peak is the recipe's own, not what autotuning and the check before it took."""
     seen = []
     monkeypatch.setattr(
-        "common.workloads.train.measure.give_back", lambda device: seen.append("give back")
+        "common.workloads.train.session.give_back", lambda device: seen.append("give back")
     )
 
     def step(*arguments):
         seen.append("step")
         return train_step(*arguments)
 
-    monkeypatch.setattr("common.workloads.train.measure.train_step", step)
-    measure(
+    monkeypatch.setattr("common.workloads.train.session.train_step", step)
+    measured(
         baseline("tiny"), Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=3)
     )
     assert seen == ["step", "give back", "step", "step", "step", "step"]

@@ -1,6 +1,7 @@
 """A user's mistake is one plain sentence, status 2, no traceback, and nothing is overwritten."""
 
 import importlib
+import re
 
 import pytest
 
@@ -135,8 +136,10 @@ def test_list_names_every_rung(capsys, name):
     assert max(map(len, said.splitlines())) <= 80
 
 
-def test_the_command_line_is_the_documented_one():
-    options = {o for action in command.make_parser()._actions for o in action.option_strings}
+def test_the_command_line_is_the_documented_one(capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["--help"])
+    options = {*re.findall(r"(?m)^  (?:-h, )?(--[a-z-]+)", capsys.readouterr().out), "-h"}
     assert options == {
         *("-h", "--help", "--list", "--upto", "--only", "--preset", "--layers", "--heads"),
         *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),
@@ -185,7 +188,7 @@ def test_a_t4_gets_reasons_and_not_a_crash():
 def test_nothing_here_needs_the_network(tmp_path):
     """Text, vocabulary, and tokens are had without one connection or name look-up."""
     code = (
-        "import sys, common.data as data\n"
+        "import sys, common.gpt.text as data\n"
         "def watch(event, arguments):\n"
         "    if event in ('socket.connect', 'socket.getaddrinfo'):\n"
         "        raise SystemExit(f'{event} {arguments}')\n"

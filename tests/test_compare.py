@@ -77,7 +77,7 @@ def test_different_shapes_are_refused(runs, tmp_path):
     for record in records:
         record["settings"]["shape"]["layers"] = 99
     other = write_records(tmp_path / "c" / "records.jsonl", records)
-    with pytest.raises(UserError, match="different shapes cannot be compared: layers 2 and 99"):
+    with pytest.raises(UserError, match="cannot be compared: different shapes: layers 2 and 99"):
         compare.main([str(runs[0]), str(other)])
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from common.engine.contract import Numerics
 from common.engine.errors import UserError
-from common.engine.ladder import Ladder
+from common.engine.ladder import Ladder, Rung
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER
 from tests.conftest import PROJECT
@@ -30,10 +30,9 @@ Source: tests/test_contributing.py
 
 from dataclasses import replace
 
-from common.build import Run
-from common.engine.contract import NotInEffect
-from common.engine.contract import Numerics
-from common.recipe import Recipe
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.train.build import Run
+from common.workloads.train.recipe import Recipe
 
 CHANGES = ("weight_decay",)
 NUMERICS = Numerics.ROUNDING
@@ -80,7 +79,7 @@ def add_step(copy: Path) -> None:
     name = f"step{NUMBER:02}_rounded_decay"
     (copy / "steps" / f"{name}.py").write_text(STEP)
     package = copy / "steps/__init__.py"
-    last = LADDER.rung(LADDER.top).__name__.rpartition(".")[2]
+    last = LADDER.rung(LADDER.top).module.__name__.rpartition(".")[2]
     package.write_text(re.sub(rf"( +){last},", rf"\1{last},\n\1{name},", package.read_text()))
     for script in ("01_opt_single_gpu.py", "02_opt_multi_gpu_ddp.py"):
         after(copy / script, "    batch_size=", "    weight_decay=0.1000001,")
@@ -94,7 +93,7 @@ def add_beyond(copy: Path) -> None:
     name = f"step{BEYOND_NUMBER:02}_once_more_rounded"
     (copy / "ladders/beyond" / f"{name}.py").write_text(BEYOND_RUNG)
     package = copy / "ladders/beyond/__init__.py"
-    last = BEYOND.rung(BEYOND.top).__name__.rpartition(".")[2]
+    last = BEYOND.rung(BEYOND.top).module.__name__.rpartition(".")[2]
     package.write_text(re.sub(rf"( +){last},", rf"\1{last},\n\1{name},", package.read_text()))
     add_row(copy, "BEYOND_TABLE", BEYOND.top, f"{BEYOND_NUMBER} Once more rounded")
 
@@ -175,7 +174,7 @@ def test_a_rung_that_lacks_a_part_is_named_when_its_ladder_is_loaded(part):
     module = rung(1, "Half", lambda run: "")
     delattr(module, part)
     with pytest.raises(UserError, match=rf"rung 1: {part} must be there"):
-        Ladder(name="made up", rungs=(module,))
+        Ladder(name="made up", workload=None, modules=(module,))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +188,7 @@ def test_a_rung_that_lacks_a_part_is_named_when_its_ladder_is_loaded(part):
 )
 def test_a_part_of_another_kind_is_named_too(changes, message):
     whole = vars(rung(1, "Whole", lambda run: ""))
-    assert Ladder(name="made up", rungs=(SimpleNamespace(**whole),)).title(1) == "Whole"
+    assert Rung.of(1, SimpleNamespace(**whole)).title == "Whole"
     assert whole["NUMERICS"] is Numerics.EXACT
     with pytest.raises(UserError, match=re.escape(message)):
-        Ladder(name="made up", rungs=(SimpleNamespace(**whole | changes),))
+        Rung.of(1, SimpleNamespace(**whole | changes))

@@ -156,7 +156,9 @@ def test_sampling_never_returns_a_padding_id():
     run = build(Recipe(vocab_multiple=64), replace(SMALL, vocab_size=50_257), torch.device("cpu"))
     with torch.no_grad():
         run.model.head.weight[50_257:] = run.model.final_norm.weight * 1e3
-    assert generate(run, "Every effort moves you", 5)  # would not decode with a padding id
+    assert generate(
+        run.model, run.shape, "Every effort moves you", 5
+    )  # would not decode with a padding id
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from common.scripts.checkpoints import POSITION
-from common.scripts.distributed import bind_device
+from common.workloads.parallel.processes import bind_device
 from tests.conftest import PROJECT
 
 # eager: what is tested here is how processes work together, and compiling takes longer than that

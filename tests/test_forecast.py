@@ -12,6 +12,7 @@ import torch.distributed as dist
 from common.accelerator.device import describe
 from common.engine.device import GIB
 from common.engine.errors import UserError
+from common.engine.job import Job
 from common.engine.process import run_job
 from common.forecast import against
 from common.forecast import command as forecast
@@ -320,8 +321,13 @@ def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
     found = {}
     for number in (0, 1):
         recipe = LADDER.compose(foot, LADDER.chain(number))
-        job = {"kind": "rung", "ladder": LADDER.address, "applied": LADDER.chain(number)}
-        job |= {"recipe": recipe.to_json(), "settings": settings.to_json()}
+        job = Job(
+            workload=LADDER.workload,
+            recipe=recipe,
+            settings=settings,
+            ladder=LADDER.address,
+            applied=tuple(LADDER.chain(number)),
+        )
         outcome = run_job(job, 120)
         assert outcome.status == "ok", outcome.reason + outcome.log
         least = min(outcome.measurement["step_s"])  # the one that other work disturbed least
@@ -334,7 +340,7 @@ def test_the_forecast_is_held_to_gloo_on_this_machine(tmp_path, world):
 
 
 def test_a_missing_file_ends_with_status_2(tmp_path):
-    done = run("-m", "common.forecast.command", "--records", str(tmp_path / "none"))
+    done = run("-m", "ladders.parallel.forecast", "--records", str(tmp_path / "none"))
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "no records there" in done.stderr

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.engine.gpu_watch import WINDOW, GpuWatch, disturbance, low_utilisation
+from common.engine.gpu_watch import WINDOW, GpuWatch, disturbance
+from common.workloads.train.metrics import low_utilisation
 
 H100 = "NVIDIA H100 80GB HBM3"
 NOBODY = 2**31 - 1  # above every system's largest process id: one of another pid namespace

@@ -18,20 +18,18 @@ from ladders.beyond import step05_narrow_heads as narrow_heads
 from ladders.beyond.step12_float8 import E4M3, E5M2
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
-from steps import ON_ALL_DEVICES, on_all_devices
 
-LADDERS = (STEPS, ON_ALL_DEVICES, BEYOND, PARALLEL)
-RUNGS = {rung.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
+LADDERS = (STEPS, BEYOND, PARALLEL)
+RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
 
 
 @pytest.mark.parametrize("name", RUNGS)
 def test_a_lesson_has_all_its_parts_in_order(name):
-    lesson = RUNGS[name].__doc__
+    lesson = RUNGS[name].module.__doc__
     title, blank, *lines = lesson.splitlines()
-    number = "" if RUNGS[name] is on_all_devices else r"\d+\. "  # it comes after any top
-    assert re.fullmatch(rf"{number}\S.*\.", title)
+    assert re.fullmatch(r"\d+\. \S.*\.", title)
     assert blank == ""
     parts = PARTS + ("Expected",) * (RUNGS[name] in BEYOND.rungs)
     starts = [re.findall(rf"(?m)^{part}: (?=\S)", lesson) for part in parts]
@@ -172,6 +170,6 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_are_what_the_code_gives(name):
     figures = FIGURES[name]()
-    lesson = " ".join(RUNGS[name].__doc__.split())
+    lesson = " ".join(RUNGS[name].module.__doc__.split())
     for figure in (figures,) if isinstance(figures, str) else figures:
         assert figure in lesson

@@ -15,7 +15,7 @@ from common.engine.contract import DoesNotApply
 from common.engine.records import Records
 from common.gpt.shape import Shape
 from common.report.plot import branches
-from common.workloads.parallel import worker
+from common.workloads.parallel import inspect
 from common.workloads.parallel.layout import refuse
 from common.workloads.parallel.pipeline_clock import predicted_bubble
 from common.workloads.parallel.recipe import ParallelRecipe
@@ -217,10 +217,7 @@ def workers_under(runner: subprocess.Popen) -> list[psutil.Process]:
         found = []
         for child in psutil.Process(runner.pid).children(recursive=True):
             try:
-                if (
-                    "common.workloads.parallel.worker" in child.cmdline()
-                    and "RANK" in child.environ()
-                ):
+                if "common.engine.child" in child.cmdline() and "RANK" in child.environ():
                     found.append(child)
             except psutil.Error:
                 continue
@@ -234,7 +231,7 @@ def workers_under(runner: subprocess.Popen) -> list[psutil.Process]:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_exactly_the_declared_fields_change(number):
     rung = LADDER.rung(number)
-    below = LADDER.compose(foot(), LADDER.chain(LADDER.base(number)))
+    below = LADDER.compose(foot(), LADDER.chain(LADDER.rung(number).base))
     above = rung.apply(below)
     changed = {f.name for f in fields(above) if getattr(below, f.name) != getattr(above, f.name)}
     assert changed == set(rung.changes)
@@ -243,9 +240,9 @@ def test_exactly_the_declared_fields_change(number):
 @pytest.mark.parametrize("number", NUMBERS)
 def test_titles_and_bases(number):
     rung = LADDER.rung(number)
-    assert rung.__doc__.startswith(f"{number}. {LADDER.title(number)}.")
-    assert f"step{number:02d}_" in rung.__name__
-    assert 0 <= LADDER.base(number) < number
+    assert rung.module.__doc__.startswith(f"{number}. {rung.title}.")
+    assert f"step{number:02d}_" in rung.module.__name__
+    assert 0 <= LADDER.rung(number).base < number
     recipe = LADDER.compose(foot(), LADDER.chain(number))
     assert recipe.processes == 8
     assert ParallelRecipe.from_json(recipe.to_json()) == recipe
@@ -285,9 +282,9 @@ def test_branches_show_what_adds_to_what():
 @pytest.mark.parametrize(("backend", "moves"), [("nccl", True), ("xccl", True), ("gloo", False)])
 def test_a_devices_backend_reduces_tensors_of_the_device(monkeypatch, backend, moves):
     asked = []
-    monkeypatch.setattr(worker.dist, "get_backend", lambda: backend)
-    monkeypatch.setattr(worker.dist, "get_world_size", lambda: 1)
+    monkeypatch.setattr(inspect.dist, "get_backend", lambda: backend)
+    monkeypatch.setattr(inspect.dist, "get_world_size", lambda: 1)
     device = lambda: asked.append(backend) or torch.device("cpu")  # noqa: E731
     monkeypatch.setattr(torch.accelerator, "current_accelerator", device)
-    assert worker.highest([1.0, 2.0]) == [1.0, 2.0]
+    assert inspect.largest([1.0, 2.0]) == [1.0, 2.0]
     assert bool(asked) == moves

@@ -6,15 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from common.workloads.train.measure import measure
 from torch.autograd import DeviceType
 
-from common.accelerator.device import describe
-from common.cli.run import make_parser, make_plan
+from common.cli.run import make_plan, parse
 from common.engine.errors import UserError
-from common.engine.plan import ALONE, LADDER, Plan
+from common.engine.plan import ALONE, LADDER
 from common.gpt.shape import Shape
-from common.workloads.train import measure as clock
+from common.workloads.train import session as clock
 from common.workloads.train.batches import make_loader
 from common.workloads.train.build import train_step
 from common.workloads.train.plot_profile import plot_profile
@@ -40,7 +38,7 @@ from common.workloads.train.profiling import (
 )
 from common.workloads.train.roofline import Work, least_seconds, least_work
 from common.workloads.train.settings import Settings
-from tests.conftest import fake_ladder, fake_record
+from tests.conftest import fake_ladder, fake_record, measured
 
 SHAPE = Shape(layers=1, heads=2, emb_dim=32, context=16)
 WAITS_S = 0.1
@@ -70,7 +68,7 @@ def profiled(tmp_path_factory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "make_loader", SlowLoader)
         patch.setattr(clock, "train_step", step)
-        found = measure(baseline("tiny"), settings, report=phases.append)
+        found = measured(baseline("tiny"), settings, report=phases.append)
     return SimpleNamespace(found=found, watched=watched, phases=phases, trace=trace)
 
 
@@ -236,10 +234,10 @@ def test_a_profile_that_fails_costs_no_measurement(monkeypatch):
 
     monkeypatch.setattr("common.workloads.train.profiling.summary", broken)
     settings = Settings(shape=SHAPE, device="cpu", steps=2, profile=True)
-    found = measure(baseline("tiny"), settings)
+    found = measured(baseline("tiny"), settings)
     assert len(found.step_s) == 2
     assert found.profile == {}
-    assert found.profile_failed == "no profile: AttributeError: no such thing in this torch"
+    assert found.lacking == "no profile: AttributeError: no such thing in this torch"
 
 
 def test_a_kernel_is_named_by_the_compiler_or_by_its_launcher():
@@ -313,17 +311,9 @@ def test_records_without_a_profile_have_no_row():
 
 
 def test_only_the_first_round_of_the_ladder_is_profiled(tmp_path):
-    settings = Settings(shape=SHAPE, device="cpu")
-    plan = Plan(
-        ladder=None,
-        baseline=baseline("tiny"),
-        device=describe("cpu"),
-        settings=settings,
-        numbers=(0,),
-        timeout=1.0,
-        profile=True,
-        traces=tmp_path,
-    )
+    line = ["--preset", "tiny", "--device", "cpu", "--profile", "--trace", str(tmp_path)]
+    plan, _ = make_plan(*parse(line))
+    settings = plan.settings
     asked = plan.settings_of(1, LADDER, 7)
     assert asked.profile
     assert asked.trace == str(tmp_path.resolve() / "rung-07.json")
@@ -333,4 +323,4 @@ def test_only_the_first_round_of_the_ladder_is_profiled(tmp_path):
 def test_a_trace_folder_that_cannot_be_written_is_a_sentence():
     options = ["--preset", "tiny", "--device", "cpu", "--trace", "/proc/traces"]
     with pytest.raises(UserError, match="--trace /proc/traces: cannot be written"):
-        make_plan(make_parser().parse_args(options))
+        make_plan(*parse(options))

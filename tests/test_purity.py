@@ -5,15 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from common.workloads.train.measure import measure
 
 from common.engine.contract import Disturbed
 from common.engine.watch import HostWatch
-from common.workloads.train import measure as clock
+from common.workloads.train import session as clock
 from common.workloads.train.batches import make_loader
 from common.workloads.train.build import train_step
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
+from tests.conftest import measured
 
 RECIPE = baseline("tiny")
 SETTINGS = Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=3, warmup=2)
@@ -29,7 +29,7 @@ def test_a_slow_loader_start_up_is_outside(monkeypatch):
             return iter(self.loader)
 
     monkeypatch.setattr(clock, "make_loader", SlowToStart)
-    found = measure(RECIPE, SETTINGS)
+    found = measured(RECIPE, SETTINGS)
     assert found.startup_s > 6.0
     assert found.window_s < 6.0
     assert found.first_step_s < 6.0
@@ -49,7 +49,7 @@ def test_a_slow_loader_is_inside_and_is_named():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "make_loader", Slow)
-        found = measure(RECIPE, SETTINGS)
+        found = measured(RECIPE, SETTINGS)
     assert found.data_wait_s >= 1.5
     assert min(found.step_s) > 0.5
 
@@ -60,7 +60,7 @@ def test_a_recompilation_in_the_window_voids_it():
         return {}
 
     with pytest.raises(Disturbed, match="compiled again inside the timed window"):
-        measure(replace(RECIPE, compile=True), SETTINGS, meddle)
+        measured(replace(RECIPE, compile=True), SETTINGS, meddle)
 
 
 def test_a_step_that_returns_the_previous_output_voids_it(monkeypatch):
@@ -72,21 +72,22 @@ def test_a_step_that_returns_the_previous_output_voids_it(monkeypatch):
         return outputs[-1]
 
     monkeypatch.setattr(clock, "train_step", stale)
-    with pytest.raises(Disturbed, match=r"5 steps made \[2\] updates"):
-        measure(RECIPE, SETTINGS)
+    with pytest.raises(Disturbed, match=r"5 steps made 2 updates"):
+        measured(RECIPE, SETTINGS)
 
 
 def test_a_step_that_forgets_to_update_voids_it(monkeypatch):
     def idle(run, inputs, targets):
-        weights = run.inner.head.weight.detach().clone()
+        weights = [parameter.detach().clone() for parameter in run.inner.parameters()]
         loss = train_step(run, inputs, targets)
         with torch.no_grad():
-            run.inner.head.weight.copy_(weights)
+            for parameter, before in zip(run.inner.parameters(), weights, strict=True):
+                parameter.copy_(before)
         return loss
 
     monkeypatch.setattr(clock, "train_step", idle)
     with pytest.raises(Disturbed, match="weights did not change"):
-        measure(RECIPE, SETTINGS)
+        measured(RECIPE, SETTINGS)
 
 
 def test_a_cached_batch_voids_it(monkeypatch):
@@ -100,11 +101,11 @@ def test_a_cached_batch_voids_it(monkeypatch):
 
     monkeypatch.setattr(clock, "make_loader", Cached)
     with pytest.raises(Disturbed, match="batch of the step before"):
-        measure(RECIPE, SETTINGS)
+        measured(RECIPE, SETTINGS)
 
 
 def test_the_parts_of_the_window_add_up():
-    found = measure(RECIPE, SETTINGS)
+    found = measured(RECIPE, SETTINGS)
     assert len(found.step_s) == SETTINGS.steps
     assert len(found.losses) == SETTINGS.steps + SETTINGS.warmup
     assert sum(found.step_s) <= found.window_s

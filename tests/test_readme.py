@@ -18,7 +18,7 @@ MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("**/records
 def test_tables_are_the_records(name):
     text = (PROJECT / name).read_text()
     assert "<!-- table results/" in text
-    assert with_tables(text) == text, "run: python -m common.readme"
+    assert with_tables(text) == text, "run: python -m common.cli.readme"
 
 
 @pytest.mark.parametrize("folder", MACHINES, ids=lambda path: path.name)
@@ -27,7 +27,7 @@ def test_committed_tables_are_the_records(folder):
     ladder = of_records(records)
     if (folder / "ladder.csv").exists():  # not beside a loss curve
         assert (folder / "ladder.csv").read_text() == to_csv(to_frame(records, ladder.workload))
-    expected = to_markdown(records, ladder.workload, ladder.published(records))
+    expected = to_markdown(records, ladder.workload, ladder.published())
     assert (folder / "ladder.md").read_text() == expected
 
 

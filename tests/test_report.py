@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from common.engine.errors import UserError
-from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric, Workload
+from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
 from common.engine.stats import UNCHANGED, UNJUDGED
+from common.engine.workload import Workload
 from common.report import plot
 from common.report.attribution import to_attribution
 from common.report.comparison import compare
@@ -30,7 +31,18 @@ def share(rows: list[dict]) -> dict[int, float]:
 
 BYTES = Metric(name="file_bytes", title="file, bytes", of=read("bytes"), better=LOWER, noise=EXACT,
                words=("smaller", "larger"))  # fmt: skip
-PACKING = Workload(
+
+
+class Packing(Workload):
+    def describe(self, records: list[dict]) -> str:
+        return "a made-up packer"
+
+    def notes(self, records: list[dict]) -> str:
+        return f"{len(records)} measurements"
+
+
+PACKING = Packing(
+    address="",
     metrics=(
         BYTES,
         Metric(name="blocks", title="blocks", of=read("blocks"), shown=BRIEF),
@@ -40,13 +52,10 @@ PACKING = Workload(
         Metric(name="of_first", title="of the baseline", derive=share, form=".0%"),
         Metric(name="seed", title="seed", of=read("seed"), shown=CSV),
     ),
-    describe=lambda records: "a made-up packer",
-    notes=lambda records: f"{len(records)} measurements",
 )  # fmt: skip
-SPEED = Workload(
+SPEED = Packing(
+    address="",
     metrics=(Metric(name="pages_per_s", title="pages/s", of=read("pages"), better=HIGHER),),
-    describe=lambda records: "pages",
-    notes=lambda records: "",
 )
 
 

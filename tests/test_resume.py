@@ -14,12 +14,13 @@ import pytest
 from common.accelerator.device import describe
 from common.cli.display import Display
 from common.cli.run import main, write_results
-from common.engine import process
+from common.engine import children, process
 from common.engine.climb import Climb
 from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.plan import Plan
 from common.engine.records import Records, sole_writer
+from common.engine.workload import Launch
 from common.report.attribution import to_attribution
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
@@ -27,7 +28,7 @@ from steps import LADDER
 from tests.conftest import run
 from tests.test_runner import SEARCHES, start_ladder, wait_for_records
 
-STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
+STUB = Launch(command=(sys.executable, "-S", str(Path(__file__).with_name("stub_child.py"))))
 PLAN = Plan(
     ladder=LADDER,
     baseline=baseline("tiny"),
@@ -37,7 +38,6 @@ PLAN = Plan(
     rounds=2,
     preset="tiny",
     timeout=30.0,
-    search_s=1.0,
 )
 WHOLE = {
     (turn, n): "n/a" if n in (2, 4) else "ok"
@@ -49,12 +49,12 @@ WHOLE = {
 
 def at_once(job, timeout, *more) -> process.Outcome:
     """A child that answers at once."""
-    return process.run_job(job, timeout, *more, command=STUB)
+    return process.run_job(job, timeout, *more, launch=STUB)
 
 
 def climb(folder: Path, resume: bool) -> None:
     """One run of the ladder with children that answer at once."""
-    climb.run_job = at_once
+    children.run_job = at_once
     with sole_writer(folder), Display(len(WHOLE)) as display:
         display.console.quiet = True
         one = Climb(PLAN, Records(folder / "records.jsonl"), display)
@@ -124,7 +124,7 @@ def test_the_command_resumes_a_killed_ladder(tmp_path, capsys):
 
 def test_a_first_run_may_be_told_to_resume(tmp_path, monkeypatch, capsys):
     """A job that a scheduler starts again has one command for both."""
-    monkeypatch.setattr(climb, "run_job", at_once)
+    monkeypatch.setattr(children, "run_job", at_once)
     command = ["--preset", "tiny", "--device", "cpu", "--only", "0", "--rounds", "1", "--resume"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     assert f"nothing to resume in {tmp_path}: starting afresh" in capsys.readouterr().out
@@ -167,13 +167,13 @@ def test_a_disturbed_window_is_measured_once_more(
 
     def disturbed_once(job, timeout, report, watch):
         calls.append(job)
-        outcome = process.run_job(job, timeout, report, watch, command=STUB)
+        outcome = process.run_job(job, timeout, report, watch, launch=STUB)
         if len(calls) == 2:  # the first is the ceilings'
             outcome.window |= window
             outcome.measurement["cpu_share"] = own
         return outcome
 
-    monkeypatch.setattr(climb, "run_job", disturbed_once)
+    monkeypatch.setattr(children, "run_job", disturbed_once)
     plan = replace(PLAN, device=device, numbers=(0,), rounds=1)
     with Display(1) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
@@ -187,7 +187,7 @@ def test_a_disturbed_window_is_measured_once_more(
 def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch):
     """All the way from the runner to table and plot, with children that answer at once."""
 
-    monkeypatch.setattr(climb, "run_job", at_once)
+    monkeypatch.setattr(children, "run_job", at_once)
     top = LADDER.top
     alone, without = tuple(range(2, top + 1)), tuple(range(1, top))
     plan = replace(PLAN, numbers=tuple(range(top + 1)), alone=alone, without=without)
@@ -196,7 +196,7 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     records = Records(tmp_path / "records.jsonl").read()
     applied = {(r["series"], r["rung"]): r["applied"] for r in records if r["status"] == "ok"}
     assert applied["alone", 7] == [7]
-    assert applied["without", 5] == [n for n in range(1, top + 1) if n not in (2, 4, 5)]
+    assert applied["without", 5] == [n for n in range(1, top + 1) if n not in (2, 4, 5, 11)]
     full = [r for r in records if r["series"] == "without" or r["rung"] == top]
     found = [r["recipe"] for r in full if SEARCHES in r["applied"]]
     batches = {recipe["batch_size"] for recipe in found if recipe}

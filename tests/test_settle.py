@@ -10,7 +10,7 @@ import pytest
 from common.accelerator.device import describe
 from common.cli.display import Display
 from common.cli.run import write_results
-from common.engine import process
+from common.engine import children, process
 from common.engine.child import guarded
 from common.engine.climb import Climb
 from common.engine.contract import DoesNotApply
@@ -18,9 +18,11 @@ from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.engine.plan import Plan
 from common.engine.records import Records
+from common.engine.workload import Launch
 from common.gpt.shape import Shape
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
+from common.workloads.train.workload import TRAINING
 from ladders.beyond import LADDER
 from ladders.beyond.step05_narrow_heads import NarrowHeads
 from tests import faulty
@@ -53,15 +55,15 @@ class Run:
         self, numbers, *rules, ladder=LADDER, device=CPU, resume=False, spoil=lambda job, out: None
     ) -> list[dict]:
         """The records. `spoil` may change a child's outcome."""
-        command = (*STUB, json.dumps(rules))
+        stub = Launch(command=(*STUB, json.dumps(rules)))
 
         def child(job, timeout, *more):
-            self.jobs.append(job)
-            outcome = process.run_job(job, timeout, *more, command=command)
+            self.jobs.append(job.to_json())
+            outcome = process.run_job(job, timeout, *more, launch=stub)
             spoil(job, outcome)
             return outcome
 
-        self.patch.setattr(climb, "run_job", child)
+        self.patch.setattr(children, "run_job", child)
         plain = baseline("tiny")
         plan = Plan(
             ladder=ladder,
@@ -73,7 +75,6 @@ class Run:
             numbers=numbers,
             preset="tiny",
             timeout=30.0,
-            search_s=1.0,
         )
         with Display(len(numbers)) as display:
             display.console.quiet = True
@@ -144,7 +145,7 @@ def test_what_fails_in_different_ways_is_told_apart(climb):
 
 def test_a_disturbed_candidate_is_tried_and_checked_again(climb):
     def once(job, outcome):
-        if job["recipe"].items() >= AT_256.items() and len(climb.tries(**AT_256)) == 1:
+        if job.to_json()["recipe"].items() >= AT_256.items() and len(climb.tries(**AT_256)) == 1:
             outcome.status, outcome.measurement = "disturbed", {}
 
     (record,) = climb((3,), spoil=once)
@@ -207,24 +208,26 @@ def test_a_base_that_refuses_takes_with_it_what_adds_to_it(climb):
     base = faulty.rung(1, "Base", faulty.fine)
     top = faulty.rung(2, "Top", faulty.fine)
     top.BASE = 1
-    ladder = Ladder(name="tests.faulty", rungs=(base, top))
+    ladder = Ladder(name="tests.faulty", workload=TRAINING, modules=(base, top))
     (record,) = climb((2,), refused(1, applied=1), ladder=ladder)
     assert (record["status"], record["reason"]) == ("n/a", "it adds to rung 1: too wide")
 
 
-def test_a_child_names_the_rung_whose_code_refuses():
+def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
     def build(job, report):
         return NarrowHeads(128, 2, 0.0, lambda x: x)
 
     job = {"ladder": LADDER.address, "applied": [4, 5, 7]}
-    told = guarded(job, print, build)
+    monkeypatch.setattr("common.engine.child.do", build)
+    told = guarded(job, print)
     assert (told["status"], told["refuser"]) == ("n/a", 5)
-    assert guarded(job | {"applied": [4]}, print, build)["refuser"] is None
+    assert guarded(job | {"applied": [4]}, print)["refuser"] is None
 
     def elsewhere(job, report):
         raise DoesNotApply("3 layers do not divide")
 
-    assert guarded(job, print, elsewhere)["refuser"] is None
+    monkeypatch.setattr("common.engine.child.do", elsewhere)
+    assert guarded(job, print)["refuser"] is None
 
 
 def test_the_search_names_what_refuses_and_goes_on_without_it(climb):

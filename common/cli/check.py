@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     frame, headline = compare(baseline, run, workload), workload.headline
     if (frame["verdict"] == UNJUDGED).all():
         raise UserError("neither run has two rounds, so noise is unknown: --rounds 2 or more")
-    for fact, one, other in differences(baseline, run):
+    for fact, one, other in differences(baseline, run, workload):
         print(f"note: {fact} differs: {one} -> {other}")
     print(f"{'':>2} {'rung':<25}{'target':>9}{'actual':>9}{'%':>6}")
     for row in frame.to_dict("records"):

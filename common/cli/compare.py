@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     a, b = read_run(options.a), read_run(options.b)
     workload = workload_of(same_ladder(a, b))
     frame, headline = compare(a, b, workload), workload.headline
-    found = differences(a, b)
+    found = differences(a, b, workload)
     print("what differs:" if found else "settings, machine, versions, and commit are the same")
     for fact, one, other in found:
         print(f"  {fact}: {one} -> {other}")

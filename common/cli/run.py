@@ -194,7 +194,7 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
         "failed": failed,
         "interrupted": interrupted,
         "wall_s": round(wall_s, 1),
-        "runner_s": round(wall_s - run.child_s, 1),
+        "runner_s": round(wall_s - run.children.seconds, 1),
     }
     print(json.dumps({"records": str(store.path), **paths, **totals}))
     return INTERRUPTED if interrupted else 1 if failed or not status["ok"] else 0

@@ -7,31 +7,18 @@ its change is not carried up, and the climb goes on.
 
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
-from common.engine.gpu_watch import GpuWatch, disturbance
+from common.engine.children import Children, Display
 from common.engine.job import Job
 from common.engine.machine import command_line, commit_facts
 from common.engine.plan import LADDER, Combination, Plan
-from common.engine.process import Outcome, run_job
+from common.engine.process import Outcome
 from common.engine.records import SCHEMA, Records
 from common.engine.settle import Settled, Trials, Unsettled, best, settle
 from common.engine.stack import Stack
-from common.engine.watch import DeviceWatch, cpu_disturbance
 
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
-
-
-class Display(Protocol):
-    """What a climb tells the person who waits for it."""
-
-    def begin(self, turn: int, series: str, number: int, name: str) -> None: ...
-
-    def phase(self, text: str) -> None: ...
-
-    def skip(self) -> None: ...
-
-    def finish(self, record: dict) -> None: ...
 
 
 @dataclass
@@ -43,12 +30,11 @@ class Climb:
     display: Display
     closed: dict[tuple[int, ...], Any] = field(default_factory=dict)  # recipes, by applied rungs
     done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
-    child_s: float = 0.0  # seconds in children, for the climb's own share
 
     def __post_init__(self) -> None:
         plan = self.plan
         self.stack, self.workload = Stack(plan), plan.ladder.workload
-        self.gpu = GpuWatch(plan.device.type, plan.device.name)
+        self.children = Children(plan, self.display)
         now = datetime.now(UTC)
         self.run_facts = {
             "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
@@ -62,7 +48,7 @@ class Climb:
             "preset": plan.preset,
             "baseline": self.workload.dump(plan.baseline),
             "settings": plan.settings.to_json(),
-            "machine": facts["machine"] | self.gpu.facts(),
+            "machine": facts["machine"] | self.children.gpu.facts(),
             "versions": facts["versions"],
             **commit_facts(),
         }
@@ -103,7 +89,7 @@ class Climb:
         job = Job(
             workload=self.workload, kind="ceilings", recipe=plan.baseline, settings=plan.settings
         )
-        self.ceilings = self.child(job).ceilings
+        self.ceilings = self.children.run(job).ceilings
 
     def recall(self, record: dict) -> None:
         """Take over what a kept record decided."""
@@ -161,7 +147,7 @@ class Climb:
             combination.candidates, combination.refused = error.tried, error.refused
             return replace(error.outcome, reason=str(error)), []
         first = not any((s, n) == (series, number) for _, s, n in self.done)
-        return self.undisturbed(
+        return self.children.undisturbed(
             Job(
                 workload=self.workload,
                 recipe=combination.recipe,
@@ -190,7 +176,7 @@ class Climb:
         trials = Trials(
             workload=self.workload,
             settings=self.plan.settings,
-            run=self.child,
+            run=self.children.run,
             report=self.display.phase,
             ladder=self.plan.ladder.address,
             applied=applied,
@@ -209,39 +195,6 @@ class Climb:
         combination.candidates, combination.refused = found.tried, found.refused
         combination.settled = True
 
-    def undisturbed(self, job: Job) -> tuple[Outcome, list[dict]]:
-        """The job's outcome, after one more try if its window was disturbed.
-
-        Also what was discarded: reason and measurement of the first try.
-        """
-        outcome = self.child(job)
-        reason = self.disturbed(outcome)
-        if reason is None:
-            return outcome, []
-        self.display.phase(f"again: {reason}")
-        discarded = [
-            {"reason": reason, "measurement": outcome.measurement, "log": outcome.log_end()}
-        ]
-        outcome = self.child(job)
-        if outcome.status == "disturbed":
-            outcome.status = "failed"
-            outcome.reason = f"disturbed twice: {outcome.reason}"
-        return outcome, discarded
-
-    def disturbed(self, outcome: Outcome) -> str | None:
-        if outcome.status == "disturbed":
-            return outcome.reason
-        if outcome.status != "ok":
-            return None
-        if self.plan.device.type == "cpu":
-            return cpu_disturbance(outcome.window, outcome.measurement.get("cpu_share"))
-        return disturbance(outcome.window)
-
-    def child(self, job: Job) -> Outcome:
-        outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
-        self.child_s += outcome.wall_s
-        return outcome
-
     def record(
         self,
         turn: int,
@@ -256,7 +209,7 @@ class Climb:
         outcome = outcome or Outcome(
             status=combination.status, reason=combination.reason, wall_s=0.0
         )
-        again = self.disturbed(outcome) if discarded else None
+        again = self.children.disturbed(outcome) if discarded else None
         lacking = outcome.measurement.get("lacking")
         notes = (combination.note, again and f"disturbed: {again}", lacking)
         facts = self.workload.record_facts(recipe, plan.settings, plan.device)

@@ -33,7 +33,6 @@ REASONS = {
 # and happens again in every run. Heat and an emergency brake depend on the room and the hour.
 THROTTLES = {"hw_power_brake", "hw_slowdown", "hw_thermal_slowdown", "sw_thermal_slowdown"}
 JOIN_S = 2.0  # a driver that hangs must not hang the runner
-LOW_UTILISATION = 0.70
 
 
 class GpuWatch:
@@ -145,19 +144,6 @@ def disturbance(window: dict) -> str | None:
     if window["other_processes"]:
         causes.append("another process used the GPU")
     return "; ".join(causes) or None
-
-
-def low_utilisation(window: dict, data_wait_share: float, batch_size: int) -> str | None:
-    """A warning with the likely cause if the GPU was idle too often. `data_wait_share`: 0 to 1."""
-    busy = window["utilisation"]
-    if busy is None or busy >= LOW_UTILISATION:
-        return None
-    cause = "gaps between kernel launches"
-    if data_wait_share > 0.1:
-        cause = f"waiting for data ({data_wait_share:.0%} of the time)"
-    elif batch_size <= 4:
-        cause = f"the small batch ({batch_size})"
-    return f"The GPU was busy only {busy:.0%} of the time; the likely cause is {cause}."
 
 
 def _load(nvml):

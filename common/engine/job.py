@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.engine.contract import Numerics
-from common.engine.workload import Launch, Settings, Workload
+from common.engine.session import Settings
+from common.engine.workload import Launch, Workload
 
 
 @dataclass(frozen=True, kw_only=True)

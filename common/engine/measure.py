@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from common.engine.clock import time_steps
-from common.engine.workload import Session, Settings, Window
+from common.engine.session import Session, Settings, Window
 
 ONE = (1).__gt__  # "more" for a single step: while none is done
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
-from common.engine.workload import Settings
+from common.engine.session import Settings
 
 LADDER, ALONE, WITHOUT = "ladder", "alone", "without"
 

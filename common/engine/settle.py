@@ -12,7 +12,8 @@ from typing import Any
 from common.engine.job import Against, Job
 from common.engine.plan import Plan
 from common.engine.process import Outcome
-from common.engine.workload import Settings, Workload
+from common.engine.session import Settings
+from common.engine.workload import Workload
 
 CLOSE = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
 

@@ -1,7 +1,6 @@
-"""What a ladder measures: how it is planned, built, stepped, checked, and what its figures are.
+"""What a ladder measures: how it is planned, launched, built, checked, and shown.
 
-A Workload declares and plans; a Session is one recipe of it, built in a process of its own. Both
-have working defaults for all that a workload may not need.
+A subclass says how. All that a workload may not need has a working default.
 """
 
 import os
@@ -13,22 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from common.engine.clock import Clock, HostClock
 from common.engine.device import DeviceFacts, host_facts
 from common.engine.machine import PROJECT, machine_facts, version_facts
 from common.engine.metric import LOWER, SEEDS, Metric
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to measure; the same for every rung of a run. A workload adds its own."""
-
-    device: str = "cpu"  # the type
-    steps: int = 1  # timed
-    warmup: int = 2  # before them: the first may compile, the second is looked into for the probes
-
-    def to_json(self) -> dict:
-        return asdict(self)
+from common.engine.session import Session, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,61 +65,6 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
-    """The timed steps of one process. Seconds."""
-
-    step_s: list[float]  # each step
-    window_s: float  # the host's time from edge to edge
-    cpu_s: float  # processor time of this process
-
-
-class Session:
-    """A recipe, built and ready to be stepped. The engine owns the clock around the steps."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-
-    @property
-    def probed(self) -> Any:
-        """What rungs look at to see whether their change took effect."""
-        return self
-
-    def step(self) -> None:
-        """One step: what the clock runs around."""
-        raise NotImplementedError
-
-    def clock(self) -> Clock:
-        return HostClock(lambda: None)
-
-    def look(self) -> None:
-        """The second step, looked into for the probes' sake."""
-        self.step()
-
-    def ready(self) -> None:
-        """The warm-up is over; the rungs look next."""
-
-    def begin(self) -> None:
-        """The window is about to begin: take down what the audit compares with."""
-
-    def more(self, done: int) -> bool:
-        """Whether the window goes on after so many steps."""
-        return done < self.settings.steps
-
-    def end(self) -> None:
-        """The window has ended: read what later work would change."""
-
-    def audit(self) -> None:
-        """Did the window do the work? Raises Disturbed if not."""
-
-    def values(self, window: Window, report: Callable[[str], None]) -> dict[str, Any]:
-        """The workload's own figures, for the record; may replace the window's.
-
-        What is measured after the window is measured here; `report` is told what is begun.
-        """
-        return {}
-
-
-@dataclass(frozen=True, kw_only=True)
 class Workload:
     """Subclasses say how; an instance declares the metrics, of which the first is the headline."""
 
@@ -175,6 +107,10 @@ class Workload:
     def warnings(self, record: dict) -> list[str]:
         """Sentences on a measurement that is not as it should be."""
         return []
+
+    def given(self, records: list[dict]) -> dict:
+        """What was worked on, which no setting tells: its hash, say, by name."""
+        return {}
 
     def unlike(self, a: dict, b: dict) -> str:
         """Why the records of two runs cannot be compared at all; empty where they can."""

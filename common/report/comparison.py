@@ -27,18 +27,16 @@ def read_run(path: str) -> list[dict]:
     return Records(where).read()
 
 
-def differences(a: list[dict], b: list[dict]) -> list[tuple[str, object, object]]:
+def differences(
+    a: list[dict], b: list[dict], workload: Workload
+) -> list[tuple[str, object, object]]:
     """(fact, in a, in b) for every setting and machine fact that is not the same."""
     flat = [
-        _flatten({key: run[0].get(key) for key in FACTS} | {"text": _text(run)}) for run in (a, b)
+        _flatten({key: run[0].get(key) for key in FACTS} | workload.given(run)) for run in (a, b)
     ]
     keys = sorted(flat[0].keys() | flat[1].keys())
     pairs = ((key, flat[0].get(key), flat[1].get(key)) for key in keys)
     return [(key, one, other) for key, one, other in pairs if one != other]
-
-
-def _text(run: list[dict]) -> str | None:
-    return next((r["measurement"]["text_sha256"][:12] for r in run if r["status"] == "ok"), None)
 
 
 def _flatten(value, prefix: str = "") -> dict:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.parallel.layout import ParallelRun
 from common.workloads.parallel.recipe import ParallelRecipe
-from ladders.parallel.step01_data_parallel import DataParallel
+from common.workloads.parallel.replicas import DataParallel
 
 BASE = 1
 CHANGES = ("accumulate", "replicas")

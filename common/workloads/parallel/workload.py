@@ -12,7 +12,8 @@ import torch.distributed as dist
 from common.accelerator.compiler import forget_graphs
 from common.accelerator.device import give_back
 from common.engine.job import Against
-from common.engine.workload import Check, Launch, Window
+from common.engine.session import Window
+from common.engine.workload import Check, Launch
 from common.gpt.text import Endless
 from common.workloads.parallel.check import check
 from common.workloads.parallel.inspect import largest, look_into, sent_by_all, total, weigh

@@ -56,6 +56,22 @@ def joule_per_ktok(record: dict) -> float | None:
     return None if joules is None else 1e3 * joules / tokens
 
 
+LOW_UTILISATION = 0.70
+
+
+def low_utilisation(window: dict, data_wait_share: float, batch_size: int) -> str | None:
+    """A warning with the likely cause if the GPU was idle too often. `data_wait_share`: 0 to 1."""
+    busy = window["utilisation"]
+    if busy is None or busy >= LOW_UTILISATION:
+        return None
+    cause = "gaps between kernel launches"
+    if data_wait_share > 0.1:
+        cause = f"waiting for data ({data_wait_share:.0%} of the time)"
+    elif batch_size <= 4:
+        cause = f"the small batch ({batch_size})"
+    return f"The GPU was busy only {busy:.0%} of the time; the likely cause is {cause}."
+
+
 def efficiency(rows: list[dict]) -> dict[int, float]:
     """The share of one process's rate that each of several keeps, by rung.
 

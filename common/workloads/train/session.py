@@ -12,7 +12,7 @@ from common.accelerator.device import PeakMemory, give_back, make_clock
 from common.engine.clock import Clock
 from common.engine.contract import Disturbed
 from common.engine.device import GIB
-from common.engine.workload import Session, Window
+from common.engine.session import Session, Window
 from common.gpt.text import Endless, read_text, read_tokens, split
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import Run, build, evaluate, train_step

@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from common.engine import workload
+from common.engine import session
 from common.gpt.shape import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(workload.Settings):
+class Settings(session.Settings):
     """The same for every rung of a run."""
 
     shape: Shape

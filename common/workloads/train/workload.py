@@ -13,7 +13,6 @@ from common.accelerator.device import describe_in_child, pick_type, torch_facts
 from common.accelerator.peaks import peak_flops
 from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
-from common.engine.gpu_watch import low_utilisation
 from common.engine.job import Against
 from common.engine.options import whole, writable_folder
 from common.engine.plan import Plan
@@ -52,8 +51,12 @@ class Training(Workload):
 
     def warnings(self, record: dict) -> list[str]:
         wait, batch = metrics.data_wait(record), record["recipe"]["batch_size"]
-        low = low_utilisation(record["window"], wait, batch)
+        low = metrics.low_utilisation(record["window"], wait, batch)
         return [low] if low else []
+
+    def given(self, records: list[dict]) -> dict:
+        hashes = (r["measurement"]["text_sha256"][:12] for r in records if r["status"] == "ok")
+        return {"text": next(hashes, None)}
 
     def unlike(self, a: dict, b: dict) -> str:
         shapes = [record["settings"]["shape"] for record in (a, b)]

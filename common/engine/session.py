@@ -1,0 +1,74 @@
+"""A recipe of a workload, built in a process of its own and ready to be stepped."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.engine.clock import Clock, HostClock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to measure; the same for every rung of a run. A workload adds its own."""
+
+    device: str = "cpu"  # the type
+    steps: int = 1  # timed
+    warmup: int = 2  # before them: the first may compile, the second is looked into for the probes
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """The timed steps of one process. Seconds."""
+
+    step_s: list[float]  # each step
+    window_s: float  # the host's time from edge to edge
+    cpu_s: float  # processor time of this process
+
+
+class Session:
+    """A recipe, built and ready to be stepped. The engine owns the clock around the steps."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @property
+    def probed(self) -> Any:
+        """What rungs look at to see whether their change took effect."""
+        return self
+
+    def step(self) -> None:
+        """One step: what the clock runs around."""
+        raise NotImplementedError
+
+    def clock(self) -> Clock:
+        return HostClock(lambda: None)
+
+    def look(self) -> None:
+        """The second step, looked into for the probes' sake."""
+        self.step()
+
+    def ready(self) -> None:
+        """The warm-up is over; the rungs look next."""
+
+    def begin(self) -> None:
+        """The window is about to begin: take down what the audit compares with."""
+
+    def more(self, done: int) -> bool:
+        """Whether the window goes on after so many steps."""
+        return done < self.settings.steps
+
+    def end(self) -> None:
+        """The window has ended: read what later work would change."""
+
+    def audit(self) -> None:
+        """Did the window do the work? Raises Disturbed if not."""
+
+    def values(self, window: Window, report: Callable[[str], None]) -> dict[str, Any]:
+        """The workload's own figures, for the record; may replace the window's.
+
+        What is measured after the window is measured here; `report` is told what is begun.
+        """
+        return {}
