@@ -82,14 +82,14 @@ def alone(tmp_path_factory) -> dict[int, str]:
     return found
 
 
-def measured(recipe, settings, probe=lambda run: {}, report=lambda phase: None, **spoilt):
+def measured(recipe, settings, probe=lambda run: {}, tell=lambda phase: None, **spoilt):
     """The measurement of a training recipe, in this process; `spoilt`: methods put in place."""
 
     def build() -> TrainSession:
         kind = type("Spoilt", (TrainSession,), spoilt)
         return kind(recipe, settings, torch.device(settings.device))
 
-    return SimpleNamespace(**measure(build, settings, probe, report))
+    return SimpleNamespace(**measure(build, settings, probe, tell))
 
 
 def fake_record(rung: int, turn: int, rate: float, **changes) -> dict:

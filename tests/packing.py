@@ -29,7 +29,7 @@ class Packing(Session):
     def step(self) -> None:
         self.packed = pack(self.recipe)
 
-    def values(self, window, report) -> dict:
+    def values(self, timed, tell) -> dict:
         return {"file_bytes": len(self.packed), "torch": "torch" in sys.modules}
 
 

@@ -17,8 +17,7 @@ from common.accelerator.compiler import cuda_graph_skips, forget_graphs
 from common.accelerator.device import describe
 from common.cli import run as command
 from common.cli.display import Display
-from common.engine import climb as runner
-from common.engine import process
+from common.engine import children, process
 from common.engine.child import prober
 from common.engine.climb import Climb
 from common.engine.contract import DoesNotApply, NotEquivalent, NotInEffect, Numerics
@@ -27,6 +26,8 @@ from common.engine.ladder import rung_named
 from common.engine.plan import Plan
 from common.engine.records import Records
 from common.engine.rungs import REFERENCE
+from common.engine.settle import best
+from common.engine.workload import Launch
 from common.gpt.model import Linear
 from common.gpt.text import Endless, Windows
 from common.report.frame import to_frame
@@ -57,7 +58,7 @@ CPU = torch.device("cpu")
 NUMBERS = range(1, LADDER.top + 1)
 PLAIN = Recipe(dropout=0.0, batch_size=2)  # below all rungs of any ladder
 FOOT = STEPS.compose(PLAIN, AT_THIS_BATCH)  # whether a step applies here or not
-STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
+STUB = Launch(command=(sys.executable, "-S", str(Path(__file__).with_name("stub_child.py"))))
 
 
 H100 = DeviceFacts(
@@ -227,19 +228,19 @@ def climb(folder: Path, numbers: tuple[int, ...], resume=False, device=None) -> 
 def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, monkeypatch):
     jobs = []
 
-    def stub(job, timeout, report, watch):
-        jobs.append(job)
-        return process.run_job(job, timeout, report, watch, command=STUB)
+    def stub(job, timeout, tell, watch):
+        jobs.append(job.to_json())
+        return process.run_job(job, timeout, tell, watch, launch=STUB)
 
-    monkeypatch.setattr(climb, "run_job", stub)
+    monkeypatch.setattr(children, "run_job", stub)
     records = climb(tmp_path, (CHUNKED,))
     tried = records[0]["candidates"]
     sizes = {"128 tokens", "256 tokens", "1024 tokens"}
     torchs = {"torch's, 256 tokens"} if hasattr(F, "linear_cross_entropy") else set()
     assert set(tried) == sizes | torchs | {"whole logits"}
     assert max(tried, key=tried.get) == "256 tokens"
-    assert runner.best({"a": None, "b": 98.0, "c": 100.0, "d": 90.0}) == "b"  # too near to prefer c
-    assert runner.best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}) == "d"
+    assert best({"a": None, "b": 98.0, "c": 100.0, "d": 90.0}) == "b"  # too near to prefer c
+    assert best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}) == "d"
     assert records[0]["recipe"]["loss_rows"] == 256
     assert "whole logits" in records[0]["note"]
     first = len(jobs)
@@ -467,11 +468,11 @@ def test_on_cuda_there_is_nothing_to_choose_for_page_faults():
 def test_an_accelerator_tries_each_candidate_once(tmp_path, monkeypatch):
     jobs = []
 
-    def stub(job, timeout, report, watch):
-        jobs.append(job)
-        return process.run_job(job, timeout, report, watch, command=STUB)
+    def stub(job, timeout, tell, watch):
+        jobs.append(job.to_json())
+        return process.run_job(job, timeout, tell, watch, launch=STUB)
 
-    monkeypatch.setattr(climb, "run_job", stub)
+    monkeypatch.setattr(children, "run_job", stub)
     (record,) = climb(tmp_path, (CHUNKED,), device=H100)
     assert len(jobs) == 1 + len(record["candidates"]) + 1
 
@@ -520,17 +521,20 @@ def test_which_rungs_apply_where():
             recipe = recipe if reason else LADDER.rung(number).apply(recipe)
 
 
-def test_a_rung_of_which_nothing_is_left_is_not_asked():
+def test_a_rung_of_which_nothing_is_left_is_not_asked(monkeypatch):
     """Rung 5 takes the place of rung 4's attention, which took that of step 7's, in the foot."""
     asked = []
     job = {"ladder": LADDER.address, "under": ["steps 1", "steps 7"], "applied": [4, 5]}
     rungs = {name: rung_named(name) for name in job["under"]}
     rungs |= {str(number): LADDER.rung(number) for number in job["applied"]}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, rung in rungs.items():
-            record = lambda run, name=name: asked.append(name) or "yes"  # noqa: E731
-            patch.setattr(rung, "in_effect", record)
-        assert prober(job)(None) == {"steps 1": "yes", "5": "yes"}
+    watched = {
+        name: replace(rung, in_effect=lambda run, name=name: asked.append(name) or "yes")
+        for name, rung in rungs.items()
+    }
+    ladder = SimpleNamespace(rung=lambda number: watched[str(number)])
+    monkeypatch.setattr("common.engine.child.rung_named", watched.get)
+    monkeypatch.setattr("common.engine.child.ladder_at", lambda address: ladder)
+    assert prober(job)(None) == {"steps 1": "yes", "5": "yes"}
     assert asked == ["steps 1", "5"]
 
 
@@ -538,11 +542,11 @@ def test_the_steps_baseline_is_measured_before_the_foot(tmp_path, monkeypatch):
     """ "Over the baseline" is over that one; the check before the clock compares with it, too."""
     jobs = []
 
-    def stub(job, timeout, report, watch):
-        jobs.append(job)
-        return process.run_job(job, timeout, report, watch, command=STUB)
+    def stub(job, timeout, tell, watch):
+        jobs.append(job.to_json())
+        return process.run_job(job, timeout, tell, watch, launch=STUB)
 
-    monkeypatch.setattr(climb, "run_job", stub)
+    monkeypatch.setattr(children, "run_job", stub)
     plain, device = baseline("tiny"), describe("cpu")
     records = climb(tmp_path, (REFERENCE, 0, 1))
     names = [record["name"] for record in records]

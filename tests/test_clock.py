@@ -12,7 +12,7 @@ from common.engine.errors import out_of_memory
 from common.engine.process import Outcome
 from common.engine.settle import Trials
 from common.workloads.train.build import train_step
-from common.workloads.train.largest_batch import SearchFailed, find_largest, search
+from common.workloads.train.largest_batch import Search, SearchFailed, find_largest
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
@@ -167,7 +167,7 @@ def test_the_search_doubles_until_memory_ends():
         tried.append(batch)
         return trial(batch, fits=50)
 
-    found = search(8, attempt, most=10_000)
+    found = Search(8, attempt, most=10_000).run()
     assert (found.batch_size, tried) == (32, [16, 32, 64])
     assert "out of memory" in found.why
 
@@ -188,7 +188,7 @@ def test_two_tries_foresee_the_others_on_an_accelerator(fits, device_gib, tries,
         tried.append(size)
         return trial(size, fits)
 
-    found = search(8, attempt, device_gib=device_gib)
+    found = Search(8, attempt, device_gib=device_gib).run()
     assert (found.batch_size, found.why, tried) == (batch, why, tries)
 
 
@@ -214,7 +214,7 @@ def test_a_try_that_fails_otherwise_is_no_largest_batch(status):
         return broken if size == 32 else trial(size, 10_000)
 
     with pytest.raises(SearchFailed, match="failed at batch 32: the compiler broke"):
-        search(8, attempt, most=10_000)
+        Search(8, attempt, most=10_000).run()
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_leftovers_are_given_back_before_the_warm_up_ends(monkeypatch):
 
 
 def test_the_search_keeps_the_start_when_nothing_larger_trains():
-    assert search(8, lambda batch: trial(batch, fits=8), most=10_000).batch_size == 8
+    assert Search(8, lambda batch: trial(batch, fits=8), most=10_000).run().batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -274,6 +274,6 @@ def test_the_search_keeps_the_start_when_nothing_larger_trains():
     ],
 )
 def test_the_search_stops_at_its_limits(limit, batch, why):
-    found = search(8, lambda batch: trial(batch, fits=10_000), **limit)
+    found = Search(8, lambda batch: trial(batch, fits=10_000), **limit).run()
     assert found.batch_size == batch
     assert why in found.why

@@ -68,7 +68,7 @@ def profiled(tmp_path_factory) -> SimpleNamespace:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "make_loader", SlowLoader)
         patch.setattr(clock, "train_step", step)
-        found = measured(baseline("tiny"), settings, report=phases.append)
+        found = measured(baseline("tiny"), settings, tell=phases.append)
     return SimpleNamespace(found=found, watched=watched, phases=phases, trace=trace)
 
 

@@ -59,7 +59,7 @@ def test_a_recompilation_in_the_window_voids_it():
         run.model.dropout.p = 0.25
         return {}
 
-    with pytest.raises(Disturbed, match="compiled again inside the timed window"):
+    with pytest.raises(Disturbed, match="compiled again within the timed steps"):
         measured(replace(RECIPE, compile=True), SETTINGS, meddle)
 
 

@@ -165,9 +165,9 @@ def test_a_disturbed_window_is_measured_once_more(
 ):
     calls = []
 
-    def disturbed_once(job, timeout, report, watch):
+    def disturbed_once(job, timeout, tell, watch):
         calls.append(job)
-        outcome = process.run_job(job, timeout, report, watch, launch=STUB)
+        outcome = process.run_job(job, timeout, tell, watch, launch=STUB)
         if len(calls) == 2:  # the first is the ceilings'
             outcome.window |= window
             outcome.measurement["cpu_share"] = own

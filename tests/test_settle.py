@@ -214,7 +214,7 @@ def test_a_base_that_refuses_takes_with_it_what_adds_to_it(climb):
 
 
 def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
-    def build(job, report):
+    def build(job, tell):
         return NarrowHeads(128, 2, 0.0, lambda x: x)
 
     job = {"ladder": LADDER.address, "applied": [4, 5, 7]}
@@ -223,7 +223,7 @@ def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
     assert (told["status"], told["refuser"]) == ("n/a", 5)
     assert guarded(job | {"applied": [4]}, print)["refuser"] is None
 
-    def elsewhere(job, report):
+    def elsewhere(job, tell):
         raise DoesNotApply("3 layers do not divide")
 
     monkeypatch.setattr("common.engine.child.do", elsewhere)

@@ -34,8 +34,8 @@ class Walk(session.Session):
     def more(self, done: int) -> bool:
         return self.place < 10
 
-    def values(self, window, report) -> dict:
-        return {"strides": len(window.step_s), "seed": self.settings.seed}
+    def values(self, timed, tell) -> dict:
+        return {"strides": len(timed.step_s), "seed": self.settings.seed}
 
 
 class Walking(Workload):

@@ -32,26 +32,26 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not look like an event
     first = not several or os.environ["RANK"] == "0"
 
-    def tell(event: dict) -> None:
+    def send(event: dict) -> None:
         os.write(events, (json.dumps(event) + "\n").encode())  # one write: lines must not mix
 
-    def report(phase: str) -> None:
+    def tell(phase: str) -> None:
         if first:
-            tell({"phase": phase})
+            send({"phase": phase})
 
-    result = guarded(job, report)
+    result = guarded(job, tell)
     if first or result["status"] != "ok":
-        tell(result)
+        send(result)
     if several and result["status"] != "ok":
         time.sleep(1.0)  # let the first failure be read first
         sys.stderr.flush()
         os._exit(1)  # not by the interpreter's end, which can wait for the others for ever
 
 
-def guarded(job: dict, report: Callable[[str], None]) -> dict:
+def guarded(job: dict, tell: Callable[[str], None]) -> dict:
     """Do the job: its result with status "ok", or the status and reason of what stopped it."""
     try:
-        return {"status": "ok", "reason": "", **do(job, report)}
+        return {"status": "ok", "reason": "", **do(job, tell)}
     except DoesNotApply as error:
         return {"status": "n/a", "reason": str(error), "refuser": refuser(job, error)}
     except NotInEffect as error:
@@ -67,7 +67,7 @@ def guarded(job: dict, report: Callable[[str], None]) -> dict:
         return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
 
 
-def do(job: dict, report: Callable[[str], None]) -> dict:
+def do(job: dict, tell: Callable[[str], None]) -> dict:
     """Measure the ceilings; or check the recipe, where the job says against what, and time it."""
     whole: Workload = pkgutil.resolve_name(job["workload"])
     recipe, settings = whole.load(job["recipe"]), whole.load_settings(job["settings"])
@@ -76,12 +76,12 @@ def do(job: dict, report: Callable[[str], None]) -> dict:
     workload, probe, result = whole.of(recipe), prober(job), {}
     with workload.place(recipe, settings) as place:
         if "check" in job:
-            report("checking equivalence")
+            tell("checking equivalence")
             against = Against.from_json(job["check"], whole)
             found = workload.check(recipe, against, settings, place)
             result["equivalence"] = found.to_json() if found else {}
         result["measurement"] = measure(
-            lambda: workload.build(recipe, settings, place), settings, probe, report
+            lambda: workload.build(recipe, settings, place), settings, probe, tell
         )
     return result
 

@@ -1,4 +1,4 @@
-"""Jobs are given to children one at a time; a disturbed window is measured once more."""
+"""Jobs are given to children one at a time; what was disturbed is measured once more."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -39,7 +39,7 @@ class Children:
         return outcome
 
     def undisturbed(self, job: Job) -> tuple[Outcome, list[dict]]:
-        """The job's outcome, after one more try if its window was disturbed.
+        """The job's outcome, after one more try if its timed steps were disturbed.
 
         Also what was discarded: reason and measurement of the first try.
         """

@@ -1,5 +1,6 @@
-"""Climb a ladder: every prefix of it in a fresh process, one record per rung and round.
+"""Climb a ladder: every rung on top of those below it, in a fresh process each time.
 
+One record per rung and round is written.
 The climb knows nothing of what is measured. It composes recipes, starts children, and writes down
 what they say. A rung that does not apply, fails, or runs out of time or memory costs its own row:
 its change is not carried up, and the climb goes on.
@@ -177,7 +178,7 @@ class Climb:
             workload=self.workload,
             settings=self.plan.settings,
             run=self.children.run,
-            report=self.display.phase,
+            tell=self.display.phase,
             ladder=self.plan.ladder.address,
             applied=applied,
             under=self.stack.under(number),

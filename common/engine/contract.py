@@ -1,4 +1,4 @@
-"""What a rung declares of itself, and what its parts, its check, and its window may raise."""
+"""What a rung declares of itself, and what its parts, its check, and its timed steps may raise."""
 
 import enum
 
@@ -25,4 +25,4 @@ class NotEquivalent(Exception):
 
 
 class Disturbed(Exception):
-    """Something in the timed window makes its figure void. Measuring again may help."""
+    """Something in the timed steps makes their figure void. Measuring again may help."""

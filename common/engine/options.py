@@ -1,4 +1,4 @@
-"""The command-line options that the runner and the three scripts share, written down once."""
+"""The command-line options that the commands share, written down once."""
 
 import argparse
 import tempfile

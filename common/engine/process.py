@@ -53,14 +53,14 @@ class Outcome:
 def run_job(
     job: Job,
     timeout: float,
-    report: Callable[[str], None] = lambda phase: None,
+    tell: Callable[[str], None] = lambda phase: None,
     watch: Watch | None = None,
     launch: Launch | None = None,
 ) -> Outcome:
     """Give the job to a fresh process and wait for its result, `timeout` seconds at most.
 
     `launch`: how to start it, if not as the job's workload says. `watch` is started when the child
-    says that its timed window begins and stopped when it ends.
+    says that its timed steps begin and stopped when they end.
 
     Never raises for what the child does; an interrupt ends the child and is passed on.
     """
@@ -75,42 +75,49 @@ def run_job(
             stderr=stderr,
             start_new_session=True,  # its own group: one kill reaches its compile workers, too
         )
-        result, window = {}, {}
         try:
             if not launch.by_argument:
-                child.stdin.write(line.encode() + b"\n")
-                child.stdin.flush()
-            for event in _events(child, begin + timeout):
-                if event.get("phase") == "timing" and watch:
-                    watch.start(child.pid)
-                elif event.get("phase") == "timed":
-                    window = watch.stop() if watch else {}
-                elif "phase" in event:
-                    report(event["phase"])
-                else:
-                    result = event
-                    break
-            else:
-                result = _how_it_ended(child, begin + timeout, timeout)
-        except BrokenPipeError:  # it died before it read its job
-            result = _how_it_ended(child, begin + timeout, timeout)
+                with contextlib.suppress(BrokenPipeError):  # it died before it read its job
+                    child.stdin.write(line.encode() + b"\n")
+                    child.stdin.flush()
+            result, window = _listen(child, begin + timeout, tell, watch)
+            result = result or _how_it_ended(child, begin + timeout, timeout)
         finally:
             _end(child)
             if watch:
-                watch.stop()  # again, for a child that died inside its window
+                watch.stop()  # again, for a child that died within them
         stderr.seek(0)
         log = stderr.read().decode(errors="replace")
-    if result["reason"] == "?":
-        result["reason"] = f"{result['exit']}: {(log.strip().splitlines() or ['no message'])[-1]}"
-        result["reason"] = result["reason"][:200]
     return Outcome(
         status=result["status"],
-        reason=result["reason"],
+        reason=result["reason"] or _last_words(result, log),
         **{k: result[k] for k in RESULTS if k in result},
         window=window,
         wall_s=time.perf_counter() - begin,
         log=log,
     )
+
+
+def _listen(child: subprocess.Popen, deadline: float, tell, watch) -> tuple[dict, dict]:
+    """The child's result, empty if it gave none, and what the watch saw during its timed steps."""
+    window = {}
+    for event in _events(child, deadline):
+        if event.get("phase") == "timing" and watch:
+            watch.start(child.pid)
+        elif event.get("phase") == "timed":
+            window = watch.stop() if watch else {}
+        elif "phase" in event:
+            tell(event["phase"])
+        else:
+            return event, window
+    return {}, window
+
+
+def _last_words(result: dict, log: str) -> str:
+    """Of a child that ended by itself without a result: the end of its log."""
+    if "exit" not in result:
+        return ""
+    return f"{result['exit']}: {(log.strip().splitlines() or ['no message'])[-1]}"[:200]
 
 
 def _events(child: subprocess.Popen, deadline: float):
@@ -140,7 +147,7 @@ def _how_it_ended(child: subprocess.Popen, deadline: float, timeout: float) -> d
         name = signal.Signals(-code).name
         hint = " (by hand, or by the system for want of memory)" if name == "SIGKILL" else ""
         return {"status": "failed", "reason": f"killed by {name}{hint}"}
-    return {"status": "failed", "reason": "?", "exit": f"exit status {code}"}
+    return {"status": "failed", "reason": "", "exit": f"exit status {code}"}
 
 
 def _end(child: subprocess.Popen) -> None:

@@ -20,7 +20,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Window:
+class Timed:
     """The timed steps of one process. Seconds."""
 
     step_s: list[float]  # each step
@@ -54,21 +54,21 @@ class Session:
         """The warm-up is over; the rungs look next."""
 
     def begin(self) -> None:
-        """The window is about to begin: take down what the audit compares with."""
+        """The timed steps are next: take down what the audit compares with."""
 
     def more(self, done: int) -> bool:
-        """Whether the window goes on after so many steps."""
+        """Whether another step is to be timed after so many."""
         return done < self.settings.steps
 
     def end(self) -> None:
-        """The window has ended: read what later work would change."""
+        """The timed steps are over: read what later work would change."""
 
     def audit(self) -> None:
-        """Did the window do the work? Raises Disturbed if not."""
+        """Did the timed steps do the work? Raises Disturbed if not."""
 
-    def values(self, window: Window, report: Callable[[str], None]) -> dict[str, Any]:
-        """The workload's own figures, for the record; may replace the window's.
+    def values(self, timed: Timed, tell: Callable[[str], None]) -> dict[str, Any]:
+        """The workload's own figures, for the record; may replace those of `timed`.
 
-        What is measured after the window is measured here; `report` is told what is begun.
+        What is measured after the timed steps is measured here; `tell` is given what is begun.
         """
         return {}

@@ -25,7 +25,7 @@ class Trials:
     workload: Workload
     settings: Settings
     run: Callable[[Job], Outcome]  # gives a job to a fresh process
-    report: Callable[[str], None] = lambda phase: None
+    tell: Callable[[str], None] = lambda phase: None
     ladder: str = ""
     applied: tuple[int, ...] = ()  # rungs of that ladder, whose probes every try must pass
     under: tuple[str, ...] = ()  # likewise, of the ladder that it stands on
@@ -33,7 +33,7 @@ class Trials:
 
     def attempt(self, recipe, what: str, steps: int | None = None, check: bool = False) -> Outcome:
         """One recipe, after the shortest warm-up. `steps`: timed; None: as many as a rung's."""
-        self.report(f"trying {what}")
+        self.tell(f"trying {what}")
         steps = steps or self.settings.steps
         job = Job(
             workload=self.workload,

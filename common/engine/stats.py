@@ -53,7 +53,9 @@ class Noise:
         for values in groups:
             if (count := len(values)) > 1:
                 center = sum(values) / count
-                scale = math.sqrt(count / (count - 1))  # residuals are that much too small
+                scale = math.sqrt(
+                    count / (count - 1)
+                )  # what is left around an estimated mean is smaller by that
                 self.pool += [(value - center) * scale for value in values]
                 self.dof += count - 1
         self.cache: dict[tuple, np.ndarray] = {}

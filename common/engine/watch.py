@@ -8,7 +8,7 @@ OTHERS_SHARE = 0.1  # of all cores' time; below it is the system's own work and 
 
 
 class HostWatch:
-    """The processor's time, as the system counts it, over a window."""
+    """The processor's time, as the system counts it, from `start` to `stop`."""
 
     def __init__(self) -> None:
         self.before, self.load = None, None
@@ -20,7 +20,7 @@ class HostWatch:
     def stop(self) -> dict:
         """Shares of all cores' time: busy with anything, and taken by the host of this machine.
 
-        Also the system's load (processes wanting to run, mean of a minute) when the window began.
+        Also the system's load (processes wanting to run, mean of a minute) at the start.
         """
         if self.before is None:
             return {}
@@ -38,7 +38,7 @@ class HostWatch:
 
 
 def cpu_disturbance(window: dict, own_share: float | None) -> str | None:
-    """What else used the processor in a window that a process had to itself, or None.
+    """What else used the processor while a process should have had it to itself, or None.
 
     `own_share`: of all cores' time, what the measured process used.
     """

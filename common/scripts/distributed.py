@@ -77,20 +77,6 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
 
     waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.ddp_timeout))
 
-    def from_first(find: Callable[[], int]) -> int:
-        def tell(value: int) -> int:
-            tensor = torch.tensor(value)
-            dist.broadcast(tensor, src=0, group=waiting)
-            return int(tensor.item())
-
-        if rank == 0:
-            with repeated(lambda: tell(SEARCHING), options.ddp_timeout / 3):
-                found = find()
-            return tell(found)
-        while (found := tell(SEARCHING)) == SEARCHING:
-            pass
-        return found
-
     def summary(facts: dict) -> list[str]:
         choices = {"bucket_mib": options.bucket_mib, "static_graph": options.static_graph}
         return summarise(facts | choices | {"processes": size, "link": link}, options.record)
@@ -107,9 +93,27 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         wrap=wrap,
         slowest=lambda value: reduced(value, dist.ReduceOp.MAX),
         mean=lambda value: reduced(value, dist.ReduceOp.SUM) / size,
-        from_first=from_first,
+        from_first=lambda find: from_first(find, waiting, options.ddp_timeout),
         summary=summary,
     )
+
+
+def from_first(find: Callable[[], int], group: dist.ProcessGroup, timeout_s: float) -> int:
+    """What `find` returns in the first process; the others wait, told again and again that it
+    still searches."""
+
+    def tell(value: int) -> int:
+        tensor = torch.tensor(value)
+        dist.broadcast(tensor, src=0, group=group)
+        return int(tensor.item())
+
+    if dist.get_rank() == 0:
+        with repeated(lambda: tell(SEARCHING), timeout_s / 3):
+            found = find()
+        return tell(found)
+    while (found := tell(SEARCHING)) == SEARCHING:
+        pass
+    return found
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa: B008
     """Train by the recipe, as the command line says.
 
-    `processes` knows how to join the processes that train together: see common/distributed.py.
+    `processes` knows how to join the processes that train together: see distributed.py.
     """
     with exit_on_user_error():
         parser = make_parser(description)

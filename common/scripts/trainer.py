@@ -115,7 +115,7 @@ class Trainer:
             workload=TRAINING,
             settings=settings,
             run=lambda job: run_job(job, self.options.timeout),
-            report=self.say,
+            tell=self.say,
         )
         try:
             found = find_largest(

@@ -10,7 +10,7 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """By default a single process. common/distributed.py makes larger ones."""
+    """By default a single process. distributed.py makes larger ones."""
 
     rank: int = 0
     size: int = 1

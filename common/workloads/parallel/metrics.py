@@ -10,7 +10,7 @@ HELD = {"parameters": "weights", "gradients": "grads", "optimizer": "optim", "ac
 
 
 def held_mib(what: str):
-    """MiB of the process that holds most; see worker.weigh for what is counted."""
+    """MiB of the process that holds most; see inspect.weigh for what is counted."""
     return lambda record: record["measurement"]["parallel"]["memory_bytes"][what] / MIB
 
 

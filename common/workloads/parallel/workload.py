@@ -12,7 +12,7 @@ import torch.distributed as dist
 from common.accelerator.compiler import forget_graphs
 from common.accelerator.device import give_back
 from common.engine.job import Against
-from common.engine.session import Window
+from common.engine.session import Timed
 from common.engine.workload import Check, Launch
 from common.gpt.text import Endless
 from common.workloads.parallel.check import check
@@ -75,19 +75,19 @@ class ParallelSession(TrainSession):
     def all_losses(self) -> list[float]:
         return [mean_loss(self.run, loss) for loss in self.losses]
 
-    def values(self, window: Window, report: Callable[[str], None]) -> dict:
+    def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """The largest of all processes' figures: of each step's time, and of memory."""
         reserved, allocated = self.peaks
         self.peaks = (
             largest([reserved])[0],
             None if allocated is None else largest([allocated])[0],
         )
-        (window_s,), cpu_s = largest([window.window_s]), total(window.cpu_s)
+        (window_s,), cpu_s = largest([timed.window_s]), total(timed.cpu_s)
         if dist.get_rank() != 0:
             self.settings = replace(self.settings, trace=None)
         run, memory = self.run, self.run.memory
-        return super().values(window, report) | {
-            "step_s": largest(window.step_s),
+        return super().values(timed, tell) | {
+            "step_s": largest(timed.step_s),
             "window_s": window_s,
             "cpu_share": cpu_s / window_s / (os.cpu_count() or 1),
             "parallel": {

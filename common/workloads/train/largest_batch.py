@@ -45,67 +45,72 @@ def find_largest(
     SearchFailed.
     """
     on_cpu = trials.settings.device == "cpu"
-    return search(
+    return Search(
         start,
         lambda batch: trials.attempt(replace(recipe, batch_size=batch), f"batch {batch}", steps=1),
         most=windows,
         seconds=seconds if on_cpu else float("inf"),
         ram_gib=RAM_SHARE * psutil.virtual_memory().available / GIB if on_cpu else float("inf"),
         device_gib=float("inf") if on_cpu else device_gib,
-    )
+    ).run()
 
 
-def search(
-    start: int,
-    attempt: Callable[[int], Outcome],
-    *,
-    most: float = float("inf"),
-    seconds: float = float("inf"),
-    ram_gib: float = float("inf"),
-    device_gib: float = float("inf"),
-) -> Found:
-    """Double from `start`, which is known to train, until memory ends or a limit is in sight.
+@dataclass
+class Search:
+    """Doubles from `start`, which is known to train, until memory ends or a limit is in sight.
 
     Limits: `most` windows; `seconds` for the whole search and `ram_gib` for a try's peak, both
     judged beforehand by supposing that a doubling doubles them. `device_gib`: the device's memory.
     Two tries tell how it grows with the batch; the batches between them and the largest that
-    should fit are left out, and one that is far too large is not tried. Raises SearchFailed.
+    should fit are left out, and one that is far too large is not tried.
     """
-    begin = time.perf_counter()
-    batch, last = start, None
-    peaks: dict[int, float] = {}  # GiB, of what trained
-    refused = float("inf")  # the smallest batch that did not
 
-    def against(step: int) -> str | None:
+    start: int
+    attempt: Callable[[int], Outcome]
+    most: float = float("inf")
+    seconds: float = float("inf")
+    ram_gib: float = float("inf")
+    device_gib: float = float("inf")
+
+    def run(self) -> Found:
+        """Raises SearchFailed."""
+        self.begin = time.perf_counter()
+        self.batch, self.last = self.start, None
+        self.peaks: dict[int, float] = {}  # GiB, of what trained
+        self.refused = float("inf")  # the smallest batch that did not
+        while (why := self.against(2 * self.batch)) is None:
+            step = 2 * self.batch
+            while self.should_fit(2 * step):
+                step *= 2
+            self.last = self.attempt(step)
+            if self.last.status == "oom":
+                self.refused = step
+            elif self.last.status != "ok":
+                raise SearchFailed(step, self.last)
+            else:
+                self.batch = step
+                self.peaks[step] = self.last.measurement["peak_reserved_gib"]
+        return Found(batch_size=self.batch, why=why)
+
+    def against(self, step: int) -> str | None:
         """Why the next batch should not be tried."""
-        if step >= refused:
+        if step >= self.refused:
             return f"{step}: out of memory"
-        if step > most:
-            return f"the text has only {most} windows"
-        if last and 2 * peaks[batch] > ram_gib:
-            return f"{step} may need more than {ram_gib:.1f} GiB, {RAM_SHARE:.0%} of free RAM"
-        if last and time.perf_counter() - begin + 2 * last.wall_s > seconds:
-            return f"{step} may take the search past {seconds:g} s"
-        if (wanted := forecast(peaks, step)) > UNFIT * device_gib:
-            return f"{step} would need about {wanted:.0f} of {device_gib:.0f} GiB"
+        if step > self.most:
+            return f"the text has only {self.most} windows"
+        if self.last and 2 * self.peaks[self.batch] > self.ram_gib:
+            return f"{step} may need more than {self.ram_gib:.1f} GiB, {RAM_SHARE:.0%} of free RAM"
+        passed = time.perf_counter() - self.begin
+        if self.last and passed + 2 * self.last.wall_s > self.seconds:
+            return f"{step} may take the search past {self.seconds:g} s"
+        if (wanted := forecast(self.peaks, step)) > UNFIT * self.device_gib:
+            return f"{step} would need about {wanted:.0f} of {self.device_gib:.0f} GiB"
         return None
 
-    def should_fit(step: int) -> bool:
-        known = len(peaks) > 1 and device_gib < float("inf")
-        return known and step < refused and step <= most and forecast(peaks, step) < device_gib
-
-    while (why := against(2 * batch)) is None:
-        step = 2 * batch
-        while should_fit(2 * step):
-            step *= 2
-        last = attempt(step)
-        if last.status == "oom":
-            refused = step
-        elif last.status != "ok":
-            raise SearchFailed(step, last)
-        else:
-            batch, peaks[step] = step, last.measurement["peak_reserved_gib"]
-    return Found(batch_size=batch, why=why)
+    def should_fit(self, step: int) -> bool:
+        known = len(self.peaks) > 1 and self.device_gib < float("inf")
+        possible = known and step < self.refused and step <= self.most
+        return possible and forecast(self.peaks, step) < self.device_gib
 
 
 def forecast(peaks: dict[int, float], batch: int) -> float:

@@ -42,7 +42,7 @@ that they belong elsewhere. Of several processes the first is shown; on CPUs, wh
 threads of its own, waiting for the others is a gap."""
 ROOF = """\
 The least by part, ms per 1000 tokens: the longer of the least FLOPs and the least bytes of each
-part at the ceilings measured here (common/roofline.py derives them). Explained: their sum over the
+part at the ceilings measured here (roofline.py derives them). Explained: their sum over the
 timed step. Above 100 %: the data stayed in a cache, which is faster than the copies that were
 measured."""
 

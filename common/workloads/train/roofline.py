@@ -3,7 +3,7 @@
 For every part of a step: floating-point operations, and bytes between memory and the processor if
 each operand of a kernel is read once and each result written once. A part needs at least the
 longer of FLOPs / (FLOP/s) and bytes / (bytes/s): Williams, Waterman, Patterson 2009, "Roofline",
-doi:10.1145/1498765.1498785. The ceilings are the measured ones of common/ceilings.py.
+doi:10.1145/1498765.1498785. The ceilings are the measured ones of ceilings.py.
 
 Symbols: N tokens in a step, T context, L layers, C width, V vocabulary without padding, P
 parameters, s bytes per element. All tensors, AdamW's moments too, have the recipe's dtype.

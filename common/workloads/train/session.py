@@ -12,7 +12,7 @@ from common.accelerator.device import PeakMemory, give_back, make_clock
 from common.engine.clock import Clock
 from common.engine.contract import Disturbed
 from common.engine.device import GIB
-from common.engine.session import Session, Window
+from common.engine.session import Session, Timed
 from common.gpt.text import Endless, read_text, read_tokens, split
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import Run, build, evaluate, train_step
@@ -103,39 +103,39 @@ class TrainSession(Session):
 
     def audit(self) -> None:
         if compiled_graphs()[0] != self.run.graphs:
-            raise Disturbed("the model was compiled again inside the timed window")
+            raise Disturbed("the model was compiled again within the timed steps")
         steps = len(self.seen)
         if self.updates + self.run.skipped != steps:
             raise Disturbed(f"{steps} steps made {self.updates} updates of the parameters")
         if all(map(torch.equal, self.before, self.sample())):
-            raise Disturbed("the weights did not change in the timed window")
+            raise Disturbed("the weights did not change in the timed steps")
         repeated = sum(map(torch.equal, self.seen, self.seen[1:]))
         if repeated and steps > 2:
             raise Disturbed(f"{repeated} steps were fed the batch of the step before")
 
-    def values(self, window: Window, report: Callable[[str], None]) -> dict:
+    def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, memory in GiB, losses in nats of every step, warm-up first."""
         reserved, allocated = self.peaks
         return {
-            "data_wait_s": self.data_wait_s,  # of the host, in the window
+            "data_wait_s": self.data_wait_s,  # of the host, in the timed steps
             "losses": self.all_losses(),
             "tokens_per_step": self.seen[0].numel(),
             "peak_reserved_gib": reserved,
             "peak_allocated_gib": allocated,  # None: not counted on this device
             "text_sha256": self.text.sha256,
             "text_source": self.text.source,
-            **self.validated(report),
-            **self.profiled(report),
+            **self.validated(tell),
+            **self.profiled(tell),
         }
 
     def all_losses(self) -> list[float]:
         return [loss.item() for loss in self.losses]
 
-    def validated(self, report: Callable[[str], None]) -> dict:
+    def validated(self, tell: Callable[[str], None]) -> dict:
         """The loss on held-out text, if it was asked for."""
         if not self.settings.validate:
             return {"validation_loss": None}
-        report("validating")
+        tell("validating")
         one_by_one = make_loader(
             self.held_out, replace(self.recipe, batch_size=1, pin_memory=False)
         )
@@ -143,11 +143,11 @@ class TrainSession(Session):
             "validation_loss": evaluate(self.run, itertools.islice(one_by_one, VALIDATION_WINDOWS))
         }
 
-    def profiled(self, report: Callable[[str], None]) -> dict:
+    def profiled(self, tell: Callable[[str], None]) -> dict:
         """Where the time of a step goes, if that was asked for; `lacking`: why it is not known."""
         if not self.settings.profile:
             return {"profile": {}}
-        report("profiling")
+        tell("profiling")
         self.batches = marked(self.batches)
         profile, why = profile_or_reason(self.step, self.run, self.settings.trace)
         return {"profile": profile, "lacking": why}
