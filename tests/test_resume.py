@@ -202,6 +202,7 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     batches = {recipe["batch_size"] for recipe in found if recipe}
     assert len(batches) == 1  # left out: the batch of the full stack, so that one thing differs
     paths = write_results(records, tmp_path, LADDER)
+    assert paths.keys() >= {"csv", "md", "png", "losses", "attribution", "attribution_csv"}
     assert all(Path(path).stat().st_size for path in paths.values())
     frame = to_attribution(records, LADDER.workload).set_index("rung")
     assert frame.loc[7, ["in_order", "alone", "left_out"]].tolist() == pytest.approx([1.0] * 3)

@@ -95,7 +95,7 @@ def test_a_search_that_fails_fails_its_rung(tmp_path, monkeypatch):
     (record,) = store.read()
     assert record["status"] == "failed"
     assert record["reason"].startswith("the search failed at batch 4: RuntimeError: the compiler")
-    write_results(store.read(), tmp_path, LADDER)
+    assert {"csv", "md", "png", "losses"} <= write_results(store.read(), tmp_path, LADDER).keys()
 
 
 def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
@@ -103,7 +103,9 @@ def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
     measured = frame["status"] == "ok"
     assert frame.loc[~measured, ["tok_per_s", "loss", "peak_reserved_gib"]].isna().all(axis=None)
     assert frame.loc[measured, "tok_per_s"].notna().all()
-    write_results(faulty_climb[0], tmp_path, faulty.LADDER)
+    assert {"csv", "md", "png", "losses"} <= write_results(
+        faulty_climb[0], tmp_path, faulty.LADDER
+    ).keys()
     assert all(path.stat().st_size for path in tmp_path.iterdir())
 
 

@@ -132,7 +132,9 @@ def test_where_none_passes_the_rung_fails_and_says_why(climb):
     assert record["log"] == "why\n"
     assert (above["status"], 3 in above["applied"]) == ("ok", False)
     assert len([job for job in climb.jobs if 3 in job["applied"]]) == len(record["refused"])
-    write_results([record, above], climb.folder, LADDER)
+    assert {"csv", "md", "png", "losses"} <= write_results(
+        [record, above], climb.folder, LADDER
+    ).keys()
 
 
 def test_what_fails_in_different_ways_is_told_apart(climb):
@@ -173,7 +175,9 @@ def test_records_of_before_are_still_read(climb):
     above = climb((3, 4), resume=True)[-1]
     assert len(climb.jobs) == count + 1
     assert above["recipe"]["loss_rows"] == 256
-    write_results(climb((3, 4), resume=True), climb.folder, LADDER)
+    assert {"csv", "md", "png", "losses"} <= write_results(
+        climb((3, 4), resume=True), climb.folder, LADDER
+    ).keys()
     old |= {"status": "n/a", "reason": "no", "candidates": dict.fromkeys(old["candidates"])}
     path.write_text(json.dumps(old) + "\n")
     above = climb((3, 4), resume=True)[-1]

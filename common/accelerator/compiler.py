@@ -3,11 +3,14 @@
 import importlib.util
 import os
 import shutil
+import struct
 import sys
 import sysconfig
 from pathlib import Path
 
 import torch
+
+from common.engine.machine import cache_dir
 
 
 def missing_compiler(device) -> str | None:
@@ -31,6 +34,47 @@ def missing_compiler(device) -> str | None:
     if device.capability and device.vendor == "nvidia" and device.capability < (7, 0):
         return f"Triton needs compute capability 7.0; {device.name} has {device.capability_text}"
     return None
+
+
+def compile_cache() -> dict[str, str]:
+    """The variable that gives torch's compiler a cache of the project's own; none if there is one.
+
+    A cache that is shared with others could not be emptied when it is damaged. A process that is
+    killed while it compiles leaves half a library there, for which torch 2.13 fails, or takes the
+    processor for one without vector instructions.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(name):
+        return {}
+    if not all(map(is_whole, own_compile_cache().rglob("*.so"))):
+        empty_compile_cache()
+    return {name: str(own_compile_cache())}
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a shared library's last part is there, as far as its header tells.
+
+    Source: the ELF-64 object file format, file header: its section table comes last.
+    """
+    with library.open("rb") as file:
+        header = file.read(64)
+    if not header.startswith(b"\x7fELF\x02\x01"):
+        return len(header) == 64  # of another system
+    (table,) = struct.unpack_from("<Q", header, 0x28)
+    size, count = struct.unpack_from("<HH", header, 0x3A)
+    return library.stat().st_size >= table + size * count
+
+
+def own_compile_cache() -> Path:
+    return cache_dir().absolute() / f"compiled-{torch.__version__}"
+
+
+def empty_compile_cache() -> bool:
+    """Drop what is in it. Whether it is in use and there was anything."""
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR") or not own_compile_cache().exists():
+        return False
+    shutil.rmtree(own_compile_cache(), ignore_errors=True)
+    return True
 
 
 def compiled_graphs() -> tuple[int, int]:

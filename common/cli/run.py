@@ -9,6 +9,7 @@ import json
 import textwrap
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from common.engine.options import Parser, seconds, whole, writable_folder
 from common.engine.plan import Plan
 from common.engine.records import Records, sole_writer, write_atomically
 from common.engine.rungs import REFERENCE, called
-from common.engine.workload import Planned
+from common.engine.workload import Planned, Writer
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
 from common.report.frame import to_csv, to_frame
 from common.report.tables import to_markdown, to_text
@@ -86,23 +87,53 @@ def list_rungs(ladder: Ladder) -> None:
 
 
 def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, str]:
-    """Tables and plots from the records. Returns their paths by kind."""
+    """Tables and plots from the records. Returns the paths of those that were written, by kind.
+
+    What fails costs itself: a line says so, and what was measured is on the disk already.
+    """
+    done = {}
+    for kind, (name, write) in results(records, ladder).items():
+        try:
+            write(out / name)
+        except Exception as error:  # whatever a library or the disk makes of it
+            print(f"warning: {out / name} is not written ({type(error).__name__}: {error})")
+        else:
+            done[kind] = str(out / name)
+    return done
+
+
+def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]]:
+    """By kind: a file's name, and what writes it to a path."""
+    workload, frame = ladder.workload, to_frame(records, ladder.workload)
+    found = {
+        "csv": ("ladder.csv", text_writer(lambda: to_csv(frame))),
+        "md": (
+            "ladder.md",
+            text_writer(lambda: to_markdown(records, workload, ladder.published())),
+        ),
+        "png": ("ladder.png", lambda path: pictures().plot_ladder(frame, records, workload, path)),
+    }
+    if any(record["series"] != "ladder" for record in records):
+        gains, title = to_attribution(records, workload), workload.describe(records)
+        found |= {
+            "attribution_csv": ("attribution.csv", text_writer(lambda: to_csv(gains))),
+            "attribution_md": ("attribution.md", text_writer(lambda: attribution_markdown(gains))),
+            "attribution": (
+                "attribution.png",
+                lambda path: pictures().plot_attribution(gains, title, path),
+            ),
+        }
+    return found | workload.extra_results(records)
+
+
+def text_writer(make: Callable[[], str]) -> Writer:
+    return lambda path: write_atomically(path, make().encode())
+
+
+def pictures():
     from common.report import plot  # matplotlib takes a second to import
 
-    workload, published = ladder.workload, ladder.published()
-    paths = {kind: out / f"ladder.{kind}" for kind in ("csv", "md", "png")}
-    frame = to_frame(records, workload)
-    write_atomically(paths["csv"], to_csv(frame).encode())
-    write_atomically(paths["md"], to_markdown(records, workload, published).encode())
-    plot.plot_ladder(frame, records, workload, paths["png"])
-    if any(record["series"] != "ladder" for record in records):
-        paths["attribution"] = out / "attribution.png"
-        gains = to_attribution(records, workload)
-        write_atomically(out / "attribution.csv", to_csv(gains).encode())
-        write_atomically(out / "attribution.md", attribution_markdown(gains).encode())
-        plot.plot_attribution(gains, workload.describe(records), paths["attribution"])
-    paths |= workload.extra_results(records, out)
-    return {kind: str(path) for kind, path in paths.items()}
+    return plot
 
 
 def make_plan(ladder: Ladder, options: argparse.Namespace) -> tuple[Plan, Planned]:
@@ -183,8 +214,8 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
         print("interrupted before the first rung was finished; nothing was recorded")
         return INTERRUPTED
     records = store.read(run.run_facts["run_id"])
+    say_results(records, plan)
     paths = write_results(records, out, plan.ladder)
-    say_results(records, plan, "attribution" in paths)
     status = Counter(record["status"] for record in records)
     wall_s = time.time() - psutil.Process().create_time()  # with this process's own start-up
     failed = len(records) - status["ok"] - status["n/a"]
@@ -200,11 +231,11 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
     return INTERRUPTED if interrupted else 1 if failed or not status["ok"] else 0
 
 
-def say_results(records: list[dict], plan: Plan, attributed: bool) -> None:
+def say_results(records: list[dict], plan: Plan) -> None:
     """The table, and whatever else there is to say, in 80 columns."""
     workload = plan.ladder.workload
     print(f"\n{to_text(to_frame(records, workload), workload)}")
-    if attributed:
+    if plan.alone or plan.without:
         print(f"\n{attribution_text(to_attribution(records, workload))}")
     if more := workload.extra_text(records, plan.first is not None):
         print(f"\n{more}")

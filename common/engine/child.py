@@ -1,4 +1,4 @@
-"""The process one rung is measured in: a job comes in on stdin, events go out on stdout.
+"""The process one rung is measured in: a job comes in on stdin, events go out on a pipe.
 
 One process per rung and round, so that modes, compile caches, and allocator peaks never leak into
 the next. The process ends with its parent: it watches stdin, which the parent keeps open. Several
@@ -21,15 +21,14 @@ from common.engine.errors import UserError, out_of_memory
 from common.engine.job import Against
 from common.engine.ladder import ladder_at, rung_named
 from common.engine.measure import measure
-from common.engine.workload import Workload
+from common.engine.workload import EVENTS, Workload
 
 
 def main() -> None:
     several = len(sys.argv) > 1
     job = json.loads(sys.argv[1] if several else sys.stdin.buffer.readline())
     threading.Thread(target=die_with_parent, daemon=True).start()
-    events = os.dup(1)
-    os.dup2(2, 1)  # whatever a library prints must not look like an event
+    events = os.open(os.environ[EVENTS], os.O_WRONLY)
     first = not several or os.environ["RANK"] == "0"
 
     def send(event: dict) -> None:

@@ -1,6 +1,6 @@
 """Jobs are given to children one at a time; what was disturbed is measured once more."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from common.engine.gpu_watch import GpuWatch, disturbance
@@ -34,6 +34,14 @@ class Children:
         self.gpu = GpuWatch(self.plan.device.type, self.plan.device.name)
 
     def run(self, job: Job) -> Outcome:
+        """The job's outcome; of a second try where the workload has a reason for one."""
+        outcome = self.once(job)
+        if not (note := job.workload.again(job.recipe, outcome)):
+            return outcome
+        self.display.phase(note)
+        return replace(self.once(job), note=note)
+
+    def once(self, job: Job) -> Outcome:
         outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
         self.seconds += outcome.wall_s
         return outcome

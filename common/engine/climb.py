@@ -19,6 +19,7 @@ from common.engine.records import SCHEMA, Records
 from common.engine.settle import Settled, Trials, Unsettled, best, settle
 from common.engine.stack import Stack
 
+SPENT = ("ceilings", "refuser", "note")  # fields of an outcome that stand elsewhere in a record
 KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
 
 
@@ -212,7 +213,7 @@ class Climb:
         )
         again = self.children.disturbed(outcome) if discarded else None
         lacking = outcome.measurement.get("lacking")
-        notes = (combination.note, again and f"disturbed: {again}", lacking)
+        notes = (combination.note, again and f"disturbed: {again}", outcome.note, lacking)
         facts = self.workload.record_facts(recipe, plan.settings, plan.device)
         return {
             **self.facts,
@@ -233,6 +234,6 @@ class Climb:
             **facts,
             "ceilings": self.ceilings,
             "discarded": list(discarded),
-            **{k: v for k, v in asdict(outcome).items() if k not in ("ceilings", "refuser")},
+            **{k: v for k, v in asdict(outcome).items() if k not in SPENT},
             "log": outcome.log_end(),
         }

@@ -1,5 +1,7 @@
 """What a device is and can do, as far as no library is needed to tell."""
 
+import math
+import os
 import platform
 import re
 import subprocess
@@ -40,6 +42,39 @@ def cpu_name() -> str:
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True).stdout.strip()
     return platform.processor() or platform.machine()
+
+
+def allowed_cpus() -> int:
+    """How many processors this process may use: by the machine, its affinity, and its container."""
+    counts = [os.cpu_count() or 1]
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        counts.append(len(os.sched_getaffinity(0)))
+    if quota := container_quota():
+        counts.append(max(1, math.ceil(quota)))
+    return min(counts)
+
+
+def container_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """Processors' worth of time that a container may use; None where that is not limited.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst, cpu.max; v1: cpu.cfs_quota_us.
+    """
+    try:
+        if (root / "cpu.max").exists():
+            quota, period = (root / "cpu.max").read_text().split()
+        else:
+            names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            quota, period = ((root / "cpu" / name).read_text() for name in names)
+        return None if quota == "max" or int(quota) <= 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def threads_allowed(processes: int = 1) -> int:
+    """Threads of each of so many processes: the user's OMP_NUM_THREADS is a limit."""
+    share = max(1, allowed_cpus() // processes)
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
 
 
 def peak_resident_bytes() -> int:

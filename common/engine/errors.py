@@ -1,5 +1,6 @@
 """A user's mistake is one plain sentence and exit status 2, never a traceback."""
 
+import io
 import os
 import sys
 from contextlib import contextmanager
@@ -17,7 +18,15 @@ class OtherLost(UserError):
 @contextmanager
 def exit_on_user_error():
     """Print a UserError as one line and leave with status 2."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets another one
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
+        if sys.flags.optimize > 1:
+            raise UserError(
+                "PYTHONOPTIMIZE=2 (python -OO): takes away the docstrings, which hold the rungs' "
+                "titles and lessons; 0 and 1 are allowed"
+            )
         yield
     except UserError as error:
         if isinstance(error, OtherLost):

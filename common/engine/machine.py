@@ -1,6 +1,7 @@
 """What a number was measured on. What cannot be read is None, never 0."""
 
 import hashlib
+import os
 import platform
 import subprocess
 import sys
@@ -8,9 +9,17 @@ from pathlib import Path
 
 import psutil
 
-from common.engine.device import GIB, DeviceFacts, cpu_name
+from common.engine.device import GIB, DeviceFacts, allowed_cpus, cpu_name
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+
+
+def cache_dir() -> Path:
+    """Where text, tokens, and compiled code are kept: $LADDER_CACHE, or the user's cache folder."""
+    if given := os.environ.get("LADDER_CACHE"):
+        return Path(given)
+    given = os.environ.get("XDG_CACHE_HOME")  # only now: without an account there is no home
+    return Path(given or Path.home() / ".cache") / "pytorch-ladder"
 
 
 def machine_facts(device: DeviceFacts) -> dict:
@@ -23,6 +32,7 @@ def machine_facts(device: DeviceFacts) -> dict:
         "capability": device.capability_text,
         "cpu": cpu_name(),
         "cores": psutil.cpu_count(logical=False),
+        "cpus_allowed": allowed_cpus(),
         "ram_gib": round(psutil.virtual_memory().total / GIB, 1),
         "system": f"{platform.system()} {platform.release()}",
     }

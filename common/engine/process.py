@@ -8,12 +8,13 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from common.engine.job import Job
-from common.engine.workload import Launch
+from common.engine.workload import EVENTS, Launch
 
 LOG_KEPT = 2000  # characters
 RESULTS = ("measurement", "equivalence", "ceilings", "refuser")  # that a child may send
@@ -39,6 +40,7 @@ class Outcome:
     ceilings: dict = field(default_factory=dict)  # empty unless the job asked for them
     window: dict = field(default_factory=dict)  # what was seen of the device meanwhile
     log: str = ""  # what it wrote to stderr
+    note: str = ""  # what else there is to say of it
     refuser: int | None = None  # of a child's "n/a": the rung that does not apply, where known
 
     def log_end(self) -> str:
@@ -66,12 +68,12 @@ def run_job(
     """
     begin = time.perf_counter()
     launch, line = launch or job.launch(), json.dumps(job.to_json())
-    with tempfile.TemporaryFile() as stderr:
+    with tempfile.TemporaryFile() as stderr, _channel() as (path, events):
         child = subprocess.Popen(
             (*launch.command, line) if launch.by_argument else launch.command,
-            env=launch.variables(),
+            env=launch.variables() | {EVENTS: path},
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=stderr,
             stderr=stderr,
             start_new_session=True,  # its own group: one kill reaches its compile workers, too
         )
@@ -80,7 +82,7 @@ def run_job(
                 with contextlib.suppress(BrokenPipeError):  # it died before it read its job
                     child.stdin.write(line.encode() + b"\n")
                     child.stdin.flush()
-            result, window = _listen(child, begin + timeout, tell, watch)
+            result, window = _listen(child, events, begin + timeout, tell, watch)
             result = result or _how_it_ended(child, begin + timeout, timeout)
         finally:
             _end(child)
@@ -98,10 +100,29 @@ def run_job(
     )
 
 
-def _listen(child: subprocess.Popen, deadline: float, tell, watch) -> tuple[dict, dict]:
+@contextlib.contextmanager
+def _channel() -> Iterator[tuple[str, int]]:
+    """A named pipe for events, and this process's end of it.
+
+    Not stdout: sitecustomize, a library, or the user's own shell may write there.
+    """
+    with tempfile.TemporaryDirectory(prefix="ladder-") as folder:
+        path = str(Path(folder) / "events")
+        os.mkfifo(path)
+        # read and write: it neither waits for the child here nor ends when the child closes it
+        end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            yield path, end
+        finally:
+            os.close(end)
+
+
+def _listen(
+    child: subprocess.Popen, events: int, deadline: float, tell, watch
+) -> tuple[dict, dict]:
     """The child's result, empty if it gave none, and what the watch saw during its timed steps."""
     window = {}
-    for event in _events(child, deadline):
+    for event in _events(child, events, deadline):
         if event.get("phase") == "timing" and watch:
             watch.start(child.pid)
         elif event.get("phase") == "timed":
@@ -120,21 +141,18 @@ def _last_words(result: dict, log: str) -> str:
     return f"{result['exit']}: {(log.strip().splitlines() or ['no message'])[-1]}"[:200]
 
 
-def _events(child: subprocess.Popen, deadline: float):
-    """JSON lines from its stdout until that closes, it is gone, or the deadline passes."""
+def _events(child: subprocess.Popen, events: int, deadline: float) -> Iterator[dict]:
+    """What the child sends, until it is gone or the deadline passes."""
     buffer = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(child.stdout, selectors.EVENT_READ)
+        selector.register(events, selectors.EVENT_READ)
         while (left := deadline - time.perf_counter()) > 0:
-            if not selector.select(min(left, 1.0)):
-                if child.poll() is not None:  # what it started may still hold the pipe
-                    return
-                continue
-            chunk = os.read(child.stdout.fileno(), 65536)
-            if not chunk:
+            gone = child.poll() is not None  # asked first: what it sent before is read below
+            if selector.select(0 if gone else min(left, 0.5)):
+                *lines, buffer = (buffer + os.read(events, 65536)).split(b"\n")
+                yield from map(json.loads, lines)
+            elif gone:
                 return
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            yield from map(json.loads, lines)
 
 
 def _how_it_ended(child: subprocess.Popen, deadline: float, timeout: float) -> dict:
@@ -154,6 +172,5 @@ def _end(child: subprocess.Popen) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    for stream in (child.stdin, child.stdout):
-        with contextlib.suppress(BrokenPipeError):
-            stream.close()
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()

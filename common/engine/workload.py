@@ -17,6 +17,9 @@ from common.engine.machine import PROJECT, machine_facts, version_facts
 from common.engine.metric import LOWER, SEEDS, Metric
 from common.engine.session import Session, Settings
 
+Writer = Callable[[Path], None]  # makes a file
+EVENTS = "LADDER_EVENTS"  # the variable that names the pipe a child writes its events to
+
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
@@ -116,8 +119,8 @@ class Workload:
         """Why the records of two runs cannot be compared at all; empty where they can."""
         return ""
 
-    def extra_results(self, records: list[dict], folder: Path) -> dict[str, Path]:
-        """Write files beside the ladder's own; their paths by kind."""
+    def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
+        """Files beside the ladder's own, by kind: a name, and what writes it to a path."""
         return {}
 
     def extra_text(self, records: list[dict], closely: bool) -> str:
@@ -149,6 +152,10 @@ class Workload:
 
     def launch(self, recipe) -> Launch:
         return Launch()
+
+    def again(self, recipe, outcome) -> str:
+        """Why a failed job is worth a second try, which this call makes ready; empty: it is not."""
+        return ""
 
     def seeded(self, settings: Settings, turn: int) -> Settings:
         """The settings of a round: where seeds repeat the headline, each round is one."""

@@ -22,6 +22,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from common.engine.errors import UserError
+from common.engine.machine import cache_dir
 from common.engine.options import Parser, writable_folder
 from common.engine.records import write_atomically
 from common.gpt.shape import Shape
@@ -41,12 +42,6 @@ PACKED, PACKED_SOURCE = "text.txt", "text.source"  # what `pack` leaves beside t
 BRING = (  # what helps where there is no network
     "bring it: python -m common.data --pack DIR where it is, and LADDER_CACHE=DIR here"
 )
-
-
-def cache_dir() -> Path:
-    """Where text and tokens are kept: $LADDER_CACHE, or the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pytorch-ladder"
-    return Path(os.environ.get("LADDER_CACHE") or default)
 
 
 def vocabulary_folder() -> Path:

@@ -1,11 +1,10 @@
 """The picture of a ladder: bars of the headline, and a panel for each of the other figures."""
 
+import os
 import textwrap
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
+os.environ["MPLBACKEND"] = "Agg"  # before the import, which may refuse the user's own
 import matplotlib.pyplot as plt
 import pandas as pd
 
@@ -15,6 +14,7 @@ from common.engine.workload import Workload
 from common.report.attribution import KINDS
 from common.report.tables import device_type, gain, is_stair
 
+plt.rcdefaults()  # whatever the user's files say: the same picture everywhere
 # Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
 IN_STACK = (BLUE, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")

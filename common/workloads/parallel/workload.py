@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from common.accelerator.compiler import forget_graphs
 from common.accelerator.device import give_back
+from common.engine.device import threads_allowed
 from common.engine.job import Against
 from common.engine.session import Timed
 from common.engine.workload import Check, Launch
@@ -114,7 +115,7 @@ class Parallel(Training):
     def launch(self, recipe: ParallelRecipe) -> Launch:
         torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone")
         child = (f"--nproc-per-node={recipe.processes}", "-m", "common.engine.child")
-        threads = max(1, (os.cpu_count() or 1) // recipe.devices)  # the same at every rung
+        threads = threads_allowed(recipe.devices)  # the same at every rung
         environment = super().launch(recipe).environment | {"OMP_NUM_THREADS": str(threads)}
         return Launch(command=(*torchrun, *child), environment=environment, by_argument=True)
 

@@ -1,5 +1,6 @@
 """Training steps of a GPT-2: what is asked for, how it is measured, checked, and shown."""
 
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,18 +9,19 @@ from pathlib import Path
 
 import torch
 
-from common.accelerator.compiler import forget_graphs
+from common.accelerator.compiler import compile_cache, empty_compile_cache, forget_graphs
 from common.accelerator.device import describe_in_child, pick_type, torch_facts
 from common.accelerator.peaks import peak_flops
-from common.engine.device import DeviceFacts
+from common.engine.device import DeviceFacts, container_quota, threads_allowed
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole, writable_folder
 from common.engine.plan import Plan
+from common.engine.process import Outcome
 from common.engine.records import write_atomically
 from common.engine.rungs import REFERENCE
 from common.engine.settle import Trials
-from common.engine.workload import Check, Launch, Planned, Workload
+from common.engine.workload import Check, Launch, Planned, Workload, Writer
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.train import metrics
 from common.workloads.train.options import add_workload_options, chosen
@@ -27,6 +29,9 @@ from common.workloads.train.presets import PRESETS
 from common.workloads.train.recipe import LARGEST, Recipe
 from common.workloads.train.session import TrainSession
 from common.workloads.train.settings import Settings
+
+# how a reason begins where the child raised an error of its own, or crashed
+BROKE = re.compile(r"\w+: |killed by SIG(SEGV|BUS|ILL|ABRT)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,18 +68,15 @@ class Training(Workload):
         fields = [f"{k} {v} and {shapes[1][k]}" for k, v in shapes[0].items() if v != shapes[1][k]]
         return f"different shapes: {', '.join(fields)}" if fields else ""
 
-    def extra_results(self, records: list[dict], folder: Path) -> dict[str, Path]:
-        from common.workloads.train import plot_losses, plot_profile  # matplotlib takes a second
+    def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
         from common.workloads.train.profile_report import profile_markdown, to_profile
 
-        paths = {"losses": folder / "losses.png"}
-        plot_losses.plot_losses(records, paths["losses"])
+        found = {"losses": ("losses.png", lambda path: plot_losses(records, path))}
         if len(profiles := to_profile(records)):
-            paths["profile"] = folder / "profile.png"
-            page = profile_markdown(profiles, records)
-            write_atomically(folder / "profile.md", page.encode())
-            plot_profile.plot_profile(profiles, records, paths["profile"])
-        return paths
+            page = profile_markdown(profiles, records).encode()
+            found["profile_md"] = ("profile.md", lambda path: write_atomically(path, page))
+            found["profile"] = ("profile.png", lambda path: plot_profile(profiles, records, path))
+        return found
 
     def extra_text(self, records: list[dict], closely: bool) -> str:
         from common.workloads.train.profile_report import profile_text, to_profile
@@ -162,7 +164,16 @@ class Training(Workload):
         }
 
     def launch(self, recipe: Recipe) -> Launch:
-        return Launch(environment=dict(setting.split("=", 1) for setting in recipe.environment))
+        own = dict(setting.split("=", 1) for setting in recipe.environment)
+        # torch sees an affinity, but no container's quota, and then has too many threads
+        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
+        return Launch(environment=compile_cache() | limits | own)
+
+    def again(self, recipe: Recipe, outcome: Outcome) -> str:
+        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
+        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
+            return ""
+        return "compiled with an empty cache" if empty_compile_cache() else ""
 
     # -- what measuring settles --
 
@@ -227,3 +238,15 @@ TRAINING = Training(
         metrics.EFFICIENCY,
     ),
 )
+
+
+def plot_losses(records: list[dict], path: Path) -> None:
+    from common.workloads.train import plot_losses  # matplotlib takes a second to import
+
+    plot_losses.plot_losses(records, path)
+
+
+def plot_profile(profiles, records: list[dict], path: Path) -> None:
+    from common.workloads.train import plot_profile
+
+    plot_profile.plot_profile(profiles, records, path)
