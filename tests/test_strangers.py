@@ -114,7 +114,7 @@ def test_an_affinity_is_a_limit():
 
 
 def test_a_damaged_compile_cache_is_made_again(tiny_ladder, tmp_path, monkeypatch):
-    """Libraries cut short, as a kill inside a compilation leaves them: none of that cache is used."""
+    """Libraries cut short, as a kill inside a compilation leaves them, are not used."""
     libraries = [*own_compile_cache().rglob("*.so")]
     assert libraries
     assert all(map(is_whole, libraries))
