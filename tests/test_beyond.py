@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +22,7 @@ from common.engine.child import prober
 from common.engine.climb import Climb
 from common.engine.contract import DoesNotApply, NotEquivalent, NotInEffect, Numerics
 from common.engine.device import DeviceFacts
+from common.engine.job import Job
 from common.engine.ladder import rung_named
 from common.engine.plan import Plan
 from common.engine.records import Records
@@ -139,7 +140,7 @@ def test_large_logits_do_not_overflow():
 @pytest.mark.parametrize("number", NUMBERS)
 def test_exactly_the_declared_fields_change(number):
     rung = LADDER.rung(number)
-    below = replace(LADDER.compose(FOOT, LADDER.chain(LADDER.base(number))), dropout=0.1)
+    below = replace(LADDER.compose(FOOT, LADDER.chain(LADDER.rung(number).base)), dropout=0.1)
     above = rung.apply(below)
     changed = {f.name for f in fields(above) if getattr(below, f.name) != getattr(above, f.name)}
     assert changed == set(rung.changes)
@@ -158,9 +159,8 @@ def test_the_foot_is_the_steps_top_at_the_workloads_own_batch(monkeypatch):
     """On a device where every step applies all that differs from the top is the batch."""
     monkeypatch.setattr(step08_compile, "missing_compiler", lambda device: None)
     plain = Recipe(batch_size=3)
-    assert foot(plain, H100) == replace(
-        STEPS.compose(plain, range(1, STEPS.top + 1)), batch_size=plain.batch_size
-    )
+    on_one = [rung.number for rung in STEPS.rungs if "data" not in rung.changes]
+    assert foot(plain, H100) == replace(STEPS.compose(plain, on_one), batch_size=plain.batch_size)
     assert under(plain, H100) == [f"steps {number}" for number in AT_THIS_BATCH]
     assert [rung_named(name) for name in under(plain, H100)] == [
         rung for rung in STEPS.rungs if not {"batch_size", "data"} & {*rung.changes}
@@ -254,13 +254,13 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
 
 def test_settings_reach_the_process_before_it_starts():
     number = next(rung.number for rung in LADDER.rungs if rung.module is page_faults)
-    job = {
-        "kind": "rung",
-        "ladder": LADDER.address,
-        "applied": [number],
-        "recipe": page_faults.apply(baseline("tiny")).to_json(),
-        "settings": asdict(Settings(shape=PRESETS["tiny"].shape, device="cpu")),
-    }
+    job = Job(
+        workload=TRAINING,
+        ladder=LADDER.address,
+        applied=(number,),
+        recipe=page_faults.apply(baseline("tiny")),
+        settings=Settings(shape=PRESETS["tiny"].shape, device="cpu"),
+    )
     outcome = process.run_job(job, 60.0)
     assert outcome.status == "ok", outcome.log
     assert outcome.measurement["in_effect"] == {str(number): "kept pages"}

@@ -63,22 +63,22 @@ def made_up_script(command, seconds):
 
 def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     """Real children, a limit that ends while one works, and the same command until all is done."""
-    out = tmp_path / "campaign"
+    out, eager = tmp_path / "campaign", {"CXX": "/no/such/compiler"}  # this is about the limit
     command = ("-m", "steps.campaign", *TINY, "--only", "steps,scripts", "--out", str(out))
-    first = run(*command, "--minutes", "30", "--each", "0.6", timeout=120)
+    first = run(*command, "--minutes", "30", "--each", "0.6", timeout=120, **eager)
     assert first.returncode == 0, first.stderr
     assert "the same command goes on from here" in first.stdout
     assert kept(out)["tasks"] == {"steps": CUT}
     before = (out / "steps" / "records.jsonl").read_bytes()
     assert 0 < before.count(b"\n") < LADDER.top + 1
     assert (out / "steps" / "ladder.md").exists()  # what was measured can be read at once
-    second = run(*command, "--minutes", "30", timeout=900)
+    second = run(*command, "--minutes", "30", timeout=900, **eager)
     assert second.returncode == 0, second.stderr
     assert kept(out)["tasks"] == {"steps": DONE, "scripts": DONE}
     assert (out / "steps" / "records.jsonl").read_bytes().startswith(before)
     records = Records(out / "steps" / "records.jsonl").read()
     status = {r["rung"]: r["status"] for r in records}
-    assert status == {n: "n/a" if n in (2, 4, 11) else "ok" for n in range(LADDER.top + 1)}
+    assert status == {n: "n/a" if n in (2, 4, 8, 11) else "ok" for n in range(LADDER.top + 1)}
     assert len(records) == LADDER.top + 1
     assert "02 with one process over 01: " in second.stdout
 

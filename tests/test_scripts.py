@@ -90,7 +90,8 @@ def test_foot_and_top_train_and_hand_over_a_checkpoint_and_the_top_finds_its_bat
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
     """Each evaluation takes 1000 s by the loop's own clock, which must stand still meanwhile."""
     slow = (
-        "import sys, time, types, importlib, common.train as train, common.script as command\n"
+        "import sys, time, types, importlib\n"
+        "from common.scripts import trainer as train, script as command\n"
         "quick, real, extra = train.evaluate, time.perf_counter, [0.0]\n"
         "def evaluate(*arguments):\n"
         "    extra[0] += 1000.0\n"
