@@ -60,7 +60,7 @@ BEYOND_RUNG = (
 PAGE = (PROJECT / "CONTRIBUTING.md").read_text()
 LIST = PAGE[PAGE.index("## Add a rung") : PAGE.index("Parity is tested")]
 # the files that its list names for a step, beside the step's own
-NAMED = set(re.findall(r"`([\w/]+\.(?:py|md))`", LIST)) - {"steps/stepNN_name.py"}
+NAMED = set(re.findall(r"`([\w/.]+\.(?:py|md))`", LIST)) - {"steps/stepNN_name.py"}
 
 
 def after(path: Path, line: str, new: str) -> None:
@@ -114,11 +114,11 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
-def inside(copy: Path, *command: str) -> subprocess.CompletedProcess:
+def inside(copy: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, *command],
         cwd=copy,
-        env=os.environ | {"PYTHONPATH": str(copy)},
+        env=os.environ | {"PYTHONPATH": str(copy)} | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -156,7 +156,7 @@ def test_one_more_rung_is_measured(copy, tmp_path):
     options = ("--preset", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2")
     done = inside(
         copy, "-m", "steps.run", *options, "--only", f"0,{NUMBER}", "--layers", "1",
-        "--out", str(tmp_path),
+        "--out", str(tmp_path), CXX="/no/such/compiler",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"{NUMBER} Rounded decay .* tok/s .*decay 0.1000001", done.stdout)
