@@ -16,12 +16,13 @@ from common.engine.records import Records
 from tests.conftest import PROJECT
 
 SHAPE = ("--layers", "1", "--heads", "1", "--emb-dim", "4", "--context", "8", "--batch-size", "2")
+RUNGS = "0,1,8,9"  # the first compiled ones among them
 COMMAND = ("-m", "steps.run", "--preset", "tiny", "--device", "cpu", *SHAPE, "--rounds", "1")
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *COMMAND, "--upto", "9", "--out", str(folder / "out"), *more],
+        [sys.executable, *COMMAND, "--only", RUNGS, "--out", str(folder / "out"), *more],
         cwd=PROJECT,
         env=os.environ | {"LADDER_CACHE": str(folder / "cache")},
         stdout=subprocess.DEVNULL,
@@ -62,7 +63,7 @@ def main(trials: int = 20) -> int:
         bad = {
             n: status for n, status in statuses.items() if status not in ("ok", "skipped", "n/a")
         }
-        whole = len(statuses) == 10 and not bad
+        whole = len(statuses) == len(RUNGS.split(",")) and not bad
         torn += not whole
         where = ", inside a compilation" if inside else ""
         print(
