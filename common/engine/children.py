@@ -7,6 +7,7 @@ from common.engine.gpu_watch import GpuWatch, disturbance
 from common.engine.job import Job
 from common.engine.plan import Plan
 from common.engine.process import Outcome, run_job
+from common.engine.records import OLD_WORDS
 from common.engine.watch import DeviceWatch, cpu_disturbance
 
 
@@ -36,6 +37,7 @@ class Children:
     def run(self, job: Job) -> Outcome:
         outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
         self.seconds += outcome.wall_s
+        outcome.status = OLD_WORDS.get(outcome.status, outcome.status)
         return outcome
 
     def undisturbed(self, job: Job) -> tuple[Outcome, list[dict]]:
