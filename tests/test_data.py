@@ -115,6 +115,24 @@ def test_a_cache_under_a_file_is_done_without(tmp_path, monkeypatch, capsys):
     assert len(read_tokens(read_text())) > 100_000
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pack", ""), "--pack: the name of a folder is needed"),
+        (("--pack", "FILE"), "cannot be written (File exists)"),
+        (("--text", ""), "--text .: not a file"),
+        (("--text", "/dev/null"), "--text /dev/null: not a file"),
+        (("--text", "x" * 300), "no such file"),
+        (("--colour",), "unrecognized arguments: --colour"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch, refusal, options, message):
+    (tmp_path / "FILE").write_text("in the way")
+    options = [str(tmp_path / word) if word == "FILE" else word for word in options]
+    monkeypatch.setattr(sys, "argv", ["data", *options])
+    assert message in refusal(data.main)
+
+
 def test_without_a_home_there_is_a_cache(monkeypatch):
     def homeless():
         raise RuntimeError("Could not determine home directory.")

@@ -192,6 +192,7 @@ class Spy(torch.nn.Module):
         {"recipe": None},
         {"measurement": {}},
         {"note": 7},
+        {"wall_s": "long"},
     ],
 )
 def test_a_kept_record_of_somebody_else_is_refused(climb, spoilt):

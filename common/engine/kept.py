@@ -16,7 +16,11 @@ from common.engine.stack import Stack
 from common.engine.workload import Workload
 
 KEPT = ("ok", SKIPPED)  # statuses that --resume does not measure again
-SHAPE = {"name": str, "reason": str, "note": str, "ceilings": dict, "measurement": dict}
+SHAPE = {  # of what a kept record is asked, beside its facts
+    **dict.fromkeys(("name", "reason", "note", "date", "command"), str),
+    **dict.fromkeys(("ceilings", "measurement", "window"), dict),
+    "wall_s": float,
+}
 
 
 def kept(records: Records, facts: dict, workload: Workload) -> list[dict]:
