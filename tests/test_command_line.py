@@ -1,10 +1,12 @@
 """A user's mistake is one plain sentence, status 2, no traceback, and nothing is overwritten."""
 
 import importlib
+import os
 import re
 
 import pytest
 
+from common.cli import check, compare, doctor
 from common.cli import run as command
 from common.engine.device import DeviceFacts
 from common.scripts import script
@@ -43,6 +45,35 @@ TOP = LADDER.top
         (("--steps", "many"), "--steps: many: must be a whole number"),
         (("--dropout", "1"), "--dropout: 1: must be a number from 0 to below 1"),
         (("--timeout", "0"), "--timeout: 0: must be a number of seconds above 0"),
+        (("--timeout", "1e300"), "--timeout: 1e300: must be at most 31,536,000 seconds"),
+        (("--timeout", "nan"), "--timeout: nan: must be a number of seconds above 0"),
+        (("--timeout", "١"), "--timeout: ١: must be a number of seconds above 0"),
+        (("--dropout", "nan"), "--dropout: nan: must be a number from 0 to below 1"),
+        (("--dropout", "-0.1"), "--dropout: -0.1: must be a number"),
+        (("--steps", "٣"), "--steps: ٣: must be a whole number from 1 on"),
+        (("--steps", "+-3"), "--steps: +-3: must be a whole number from 1 on"),
+        (("--steps", "1e3"), "--steps: 1e3: must be a whole number"),
+        (("--steps", ""), "--steps: : must be a whole number"),
+        (("--steps", "9" * 5000), "must be a whole number"),
+        (("--rounds", "1001"), "--rounds: 1001: must be at most 1,000"),
+        (("--layers", "10001"), "--layers: 10001: must be at most 10,000"),
+        (("--emb-dim", "9" * 20), "must be at most 1,000,000"),
+        (("--batch-size", "1000001"), "must be at most 1,000,000"),
+        (("--ladder", "parallel", "--nproc", "1000", *TINY), "--nproc 1000: at most"),
+        (("--upto", "9" * 5000), f"must be a rung from 0 to {TOP}"),
+        (("--only", "٣"), f"--only ٣: must be a rung from 0 to {TOP}"),
+        (("--only", ""), f"--only : must be a rung from 0 to {TOP}"),
+        (("--out", ""), "--out: the name of a folder is needed"),
+        (("--out", "EMPTY", *TINY), "cannot be written (File exists)"),
+        (("--out", "x" * 300, *TINY), "cannot be written (File name too long)"),
+        (("--text", "", *TINY), "--text .: not a file"),
+        (("--text", "/dev/null", *TINY), "--text /dev/null: not a file"),
+        (("--text", "FOLDER", *TINY), "not a file"),
+        (("--text", "PIPE", *TINY), "not a file"),
+        (("--text", "x" * 300, *TINY), "no such file"),
+        (("--text", "a\0b", *TINY), "no such file"),
+        (("--device", ""), "--device : unknown"),
+        (("--ladder", ""), "--ladder"),
         (("--preset", "huge"), "--preset"),
         (("--colour",), "unrecognized arguments: --colour"),
     ],
@@ -52,7 +83,10 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, refusal, options, mess
     files = {"EMPTY": b" \n", "BINARY": bytes(range(256)), "NUL": b"a\0b"}
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
-    options = [str(tmp_path / word) if word in files else word for word in options]
+    (tmp_path / "FOLDER").mkdir()
+    os.mkfifo(tmp_path / "PIPE")
+    here = {*files, "FOLDER", "PIPE"}
+    options = [str(tmp_path / word) if word in here else word for word in options]
     if "--out" not in options:
         options += ["--out", str(tmp_path / "out")]
     assert message in refusal(command.main, options)
@@ -67,6 +101,25 @@ def test_the_process_ends_with_the_sentence_and_status_2(tmp_path, options):
     assert done.stderr.startswith(f"error: {options[0]}")
     assert len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--context", "900000"), "--context 900000: longer than the text"),
+        (("--text", "/dev/null"), "--text /dev/null: not a file"),
+        (("--heads", "٢"), "--heads: ٢: must be a whole number"),
+    ],
+)
+def test_doctor_refuses_as_plainly(refusal, options, message):
+    assert message in refusal(doctor.main, [*TINY, *options])
+
+
+@pytest.mark.parametrize("main", [check.main, compare.main])
+@pytest.mark.parametrize("path", ["", "/dev/null", "x" * 300, "/proc", "a\0b"])
+def test_what_holds_no_records_is_a_sentence(refusal, main, path):
+    options = ["--against", path] if main is check.main else [path, path]
+    assert "no records there" in refusal(main, options)
 
 
 def test_packages_that_are_missing_are_named():

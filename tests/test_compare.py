@@ -72,6 +72,63 @@ def test_the_process_ends_with_the_status(runs, against, status):
     assert done.stderr.startswith("error: ") == (status == 2)
 
 
+def lose(records: list[dict], how: str) -> list[dict]:
+    """A run of which rung 1 has no figure, or not on the same rungs."""
+    rest = [r for r in records if r["rung"] != 1]
+    failed = [r | {"status": "failed", "reason": "it broke"} for r in records if r["rung"] == 1]
+    skipped = [r | {"status": "n/a", "reason": "no card"} for r in records if r["rung"] == 1]
+    above = [r | ({"applied": [2]} if r["rung"] == 2 else {}) for r in rest]
+    return {
+        "failed": rest + failed,
+        "failed once": [r for r in records if r["rung"] != 1 or r["round"] > 1] + failed[:1],
+        "skipped": rest + skipped[:1],
+        "gone": rest,
+        "below": above + failed[:1],
+        "all": records[:3] + [r | {"status": "timeout"} for r in records[3:]],
+    }[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "named", "counted"),
+    [
+        ("failed", ["1 rung 1 ok, on no rung -> failed: it broke"], "0 of 2"),
+        ("failed once", ["1 rung 1 ok, on no rung -> failed: it broke"], "0 of 2"),
+        ("skipped", ["1 rung 1 ok, on no rung -> does not apply: no card"], "0 of 2"),
+        ("gone", ["1 rung 1 ok, on no rung -> not measured"], "0 of 2"),
+        ("below", ["-> failed: it broke", "2 rung 2 ok, on 1 -> ok, on no rung"], "0 of 1"),
+        ("all", ["1 rung 1 ok, on no rung -> timeout:", "2 rung 2 ok, on 1 -> timeout:"], "0 of 1"),
+    ],
+)
+def test_what_has_no_figure_any_more_is_no_good_news(tmp_path, capsys, how, named, counted):
+    whole = fake_ladder(STEADY)
+    a = write_records(tmp_path / "a" / "records.jsonl", whole)
+    b = write_records(tmp_path / "b" / "records.jsonl", lose(whole, how))
+    assert check.main(["--against", str(a), str(b)]) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(f"not compared: {one}" in told or one in told for one in named)
+    assert f"{counted} rungs are slower" in told
+    assert f"{len(named)} more could not be compared; {len(named)} of them had a target" in told
+    assert compare.main([str(a), str(b)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(one in told for one in named)
+    assert check.main(["--against", str(b), str(a)]) == (how == "below")  # more is no loss
+    assert f"{len(named)} more could not be compared" in capsys.readouterr().out
+
+
+def test_what_both_runs_lack_is_not_counted(tmp_path, capsys):
+    run = write_records(tmp_path / "records.jsonl", lose(fake_ladder(STEADY), "failed"))
+    assert check.main(["--against", str(run), str(run)]) == 0
+    assert "could not be compared" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("field", ["measurement", "name"])
+def test_records_that_lack_something_are_a_sentence(runs, tmp_path, refusal, field):
+    records = [{k: v for k, v in r.items() if k != field} for r in fake_ladder(STEADY)]
+    other = write_records(tmp_path / "c" / "records.jsonl", records)
+    options = ["--against", str(runs[0]), str(other)]
+    assert "records of another kind" in refusal(check.main, options)
+
+
 def test_different_shapes_are_refused(runs, tmp_path):
     records = fake_ladder(STEADY)
     for record in records:
@@ -90,13 +147,14 @@ def test_without_two_rounds_check_cannot_judge(tmp_path):
 @pytest.fixture
 def attributed() -> list[dict]:
     """Rung 1 helps only below rung 2; rung 3 does not apply."""
+    refused = {"status": "skipped", "reason": "no such card"}
     records = fake_ladder({0: [100, 101], 1: [200, 201], 2: [400, 404]})
     records += [
-        fake_record(3, 1, 1.0, applied=[1, 2], status="n/a", reason="no such card", recipe=None),
+        fake_record(3, 1, 1.0, applied=[1, 2], recipe=None, **refused),
         *(fake_record(2, t, 390 + t, applied=[2], series="alone") for t in (1, 2)),
-        fake_record(3, 1, 1.0, applied=[], status="n/a", reason="no such card", series="alone"),
+        fake_record(3, 1, 1.0, applied=[], series="alone", **refused),
         *(fake_record(1, t, 391 + t, applied=[2], series="without") for t in (1, 2)),
-        fake_record(3, 1, 1.0, applied=[], status="n/a", reason="no such card", series="without"),
+        fake_record(3, 1, 1.0, applied=[], series="without", **refused),
     ]
     return records
 
@@ -114,7 +172,7 @@ def test_three_gains(attributed):
 def test_a_rung_that_cannot_stand_alone_says_so(attributed):
     frame = to_attribution(attributed, TRAINING)
     markdown = attribution_markdown(frame)
-    assert markdown.count("n/a: no such card") == 3
+    assert markdown.count("does not apply: no such card") == 3
     text = attribution_text(frame)
     assert max(map(len, text.splitlines())) <= 80
-    assert "n/a" in text.splitlines()[-1]
+    assert "does not apply" in text.splitlines()[-1]

@@ -53,22 +53,127 @@ def test_tokens_come_back_from_the_cache_and_are_the_text(cache):
     assert isinstance(read_tokens(text), np.memmap)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "odd", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "odd", "empty", "nothing", "folder"])
 def test_a_damaged_cache_is_noticed_and_made_again(cache, damage):
     text = data.Text("made up", "The light of other days. " * 50)
     whole = np.array(read_tokens(text))
     (file,) = cache.iterdir()
     content = bytearray(file.read_bytes())
     content[10] ^= damage == "flip"
-    cut = {"flip": len(content), "cut": len(content) // 4 * 2, "odd": 7, "empty": 0}[damage]
-    file.write_bytes(content[:cut])
+    cut = {"flip": len(content), "cut": len(content) // 4 * 2, "odd": 7, "empty": 0}
+    file.unlink()
+    if damage == "folder":
+        file.mkdir()
+    else:
+        file.write_bytes(b"\0" * 4 if damage == "nothing" else content[: cut[damage]])
     assert np.array_equal(read_tokens(text), whole)
-    assert np.array_equal(data._read_cached(file), whole)
+    assert damage == "folder" or np.array_equal(data._read_cached(file), whole)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", "/proc/no-such-folder")
     assert len(read_tokens(data.Text("made up", "a b c d"))) == 4
+
+
+RUNS = (" ", "\n", "\t \u3000", "\r\n", "a", "1", "é", "中")
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize(("before", "after"), [("", ""), ("word", "word"), ("", "'s"), ("7.", "")])
+def test_a_long_run_has_the_tokens_of_the_whole(run, before, after):
+    """As long as the splitter still bears it, and longer than it is given whole."""
+    text = before + run * 12_000 + after + run * 11_000 + "end"
+    assert data.LONG_RUN.search(text) is not None or not run.isspace()
+    assert data.encode(text) == tokenizer().encode_ordinary(text)
+
+
+@pytest.mark.parametrize("run", RUNS[:2])
+def test_a_run_that_overflows_the_splitter_is_encoded(run):
+    text = f"before{run * 1_000_000}after"
+    assert tokenizer().decode(data.encode(text)) == text
+
+
+@pytest.mark.parametrize("name", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR"])
+def test_tiktokens_cache_is_not_touched(tmp_path, monkeypatch, name):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file" / "cache", tmp_path / "fresh"):
+        monkeypatch.setenv(name, str(folder))
+        tokenizer.cache_clear()
+        assert tokenizer().encode_ordinary("Every effort") == [6109, 3626]
+        assert not folder.exists()
+        assert data.os.environ[name] == str(folder)
+    tokenizer.cache_clear()
+
+
+def test_a_cache_under_a_file_is_done_without(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(sys, "argv", ["data"])
+    data.main()
+    assert "tokens, SHA-256" in capsys.readouterr().out
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / ("x" * 300)))  # too long for a name
+    assert len(read_tokens(read_text())) > 100_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--pack", ""), "--pack: the name of a folder is needed"),
+        (("--pack", "FILE"), "cannot be written (File exists)"),
+        (("--text", ""), "--text .: not a file"),
+        (("--text", "/dev/null"), "--text /dev/null: not a file"),
+        (("--text", "x" * 300), "no such file"),
+        (("--colour",), "unrecognized arguments: --colour"),
+    ],
+)
+def test_the_command_refuses_in_a_sentence(tmp_path, monkeypatch, refusal, options, message):
+    (tmp_path / "FILE").write_text("in the way")
+    options = [str(tmp_path / word) if word == "FILE" else word for word in options]
+    monkeypatch.setattr(sys, "argv", ["data", *options])
+    assert message in refusal(data.main)
+
+
+def test_without_a_home_there_is_a_cache(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert data.cache_dir() == Path(data.os.environ["LADDER_CACHE"])
+    for name in ("LADDER_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert data.cache_dir().name == "pytorch-ladder"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"Who that", "not what was packed: pack it again"),  # cut
+        (b"", "the file is empty"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"a\0b", "a binary file"),
+        (None, "not a file"),  # a folder
+    ],
+)
+def test_a_damaged_packed_text_is_a_sentence(cache, tmp_path, content, message):
+    packed = cache / data.PACKED
+    data.pack(cache, data.Text("made up", "Who that cares much to know"))
+    assert read_text().source == "made up"
+    packed.unlink()
+    packed.mkdir() if content is None else packed.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_text()
+
+
+def test_a_pack_of_before_is_still_read(cache):
+    data.pack(cache, data.Text("made up", "Who that cares much to know"))
+    (cache / data.PACKED_SOURCE).write_text("made up")
+    assert read_text() == data.Text("made up", "Who that cares much to know")
+
+
+def test_a_book_that_was_cut_is_not_read(cache):
+    (cache / data.BOOK).write_bytes(BOOK[: len(BOOK) // 2])
+    with pytest.raises(UserError, match="not the whole of Middlemarch: it lacks"):
+        read_text()
 
 
 def test_a_damaged_vocabulary_is_refused(monkeypatch):

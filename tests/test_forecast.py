@@ -176,7 +176,15 @@ def test_the_recipe_gives_dtype_and_vocabulary(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("device", "rate"), [("NVIDIA H100 80GB HBM3", 450), ("NVIDIA A100-SXM4-80GB", 300), ("?", 300)]
+    ("device", "rate"),
+    [
+        ("NVIDIA H100 80GB HBM3", 450),
+        ("NVIDIA A100-SXM4-80GB", 300),
+        ("?", 300),
+        ("NVIDIA H100 NVL", 300),
+        ("NVIDIA H200 NVL", 450),
+        ("NVIDIA B200", 900),
+    ],
 )
 def test_nvlink_is_the_devices(device, rate):
     assert named_link("nvlink", device).gb_per_s == rate
@@ -219,6 +227,11 @@ def test_it_prints_80_columns_then_json_and_draws(records, tmp_path, capsys, opt
         (("--overlap", "1.5"), "--overlap: 1.5: must be a number from 0 to 1"),
         (("--rung", "11"), "--rung 11: on one GPU rungs 0 to 10 are published"),
         (("--per-node", "0"), "--per-node: 0: must be a whole number from 1 on"),
+        (("--gpus", "٤"), "--gpus: ٤: must be a whole number from 1 on"),
+        (("--link", "٣"), "--link ٣: must be one of"),
+        (("--overlap", "0_1"), "--overlap: 0_1: must be a number from 0 to 1"),
+        (("--per-node", "9" * 5000), "must be a whole number from 1 on"),
+        (("--out", ""), "--out: the name of a folder is needed"),
         (("--records", "results"), "--records: not allowed with argument --published"),
         (("--out", "/proc/x"), "--out /proc/x: cannot be written"),
     ],
@@ -246,6 +259,28 @@ def test_records_of_no_use_are_one_sentence(tmp_path, changes, rung, message):
     path = write_records(tmp_path / "records.jsonl", fake_ladder(RATES, **changes))
     with pytest.raises(UserError, match=message):
         from_records(str(path), rung)
+
+
+def test_it_starts_from_what_one_process_made(tmp_path, capsys):
+    """Several processes' total is no device's rate."""
+    measured, two = fake_ladder(RATES), {"processes": 2}
+    for record in measured:
+        record |= two if record["rung"] == 1 else {}
+        record["measurement"] |= {"parallel": two} if record["rung"] == 2 else {}
+    path = write_records(tmp_path / "records.jsonl", measured)
+    found = from_records(str(path), None)
+    assert found.tok_per_s == pytest.approx(102.0)
+    assert found.source.startswith(f"rung 0 (baseline), one process, 3 round(s), of {path}")
+    assert forecast.main(["--records", str(path), "--gpus", "2", "--out", str(tmp_path)]) == 0
+    assert "rung 0 (baseline), one process" in capsys.readouterr().out
+    for rung in (1, 2):
+        with pytest.raises(UserError, match=f"--rung {rung}: 2 processes made it together"):
+            from_records(str(path), rung)
+    for record in measured:
+        record |= two
+    write_records(path, measured)
+    with pytest.raises(UserError, match=r"no rung was measured there \(status ok\) by one process"):
+        from_records(str(path), None)
 
 
 LINK = {"latency_ms": 3.0, "gb_per_s": 0.5}

@@ -131,7 +131,7 @@ def test_output_and_results_say_what_the_numbers_are(climbed):
     lines = done.stdout.splitlines()[:-1]
     assert max(map(len, lines)) <= 80
     assert "correctness and memory, not speed" in " ".join(done.stdout.split())
-    assert records[10]["status"] == "n/a"
+    assert records[10]["status"] == "skipped"
     assert "4, 6, 8" in records[10]["reason"]
     for name in ("ladder.png", "ladder.csv", "ladder.md"):
         assert (out / name).stat().st_size > 500
@@ -172,12 +172,12 @@ def test_what_does_not_divide_is_a_sentence(tmp_path):
     assert done.returncode == 1
     records = Records(tmp_path / "records.jsonl").read()
     assert [(record["status"], record["reason"]) for record in records] == [
-        ("n/a", "2 heads do not divide over 3 processes (tensor)"),
-        ("n/a", "2 layers do not divide over 3 processes (stages)"),
-        ("n/a", "it adds to rung 8: 2 layers do not divide over 3 processes (stages)"),
+        ("skipped", "2 heads do not divide over 3 processes (tensor)"),
+        ("skipped", "2 layers do not divide over 3 processes (stages)"),
+        ("skipped", "it adds to rung 8: 2 layers do not divide over 3 processes (stages)"),
     ]
     assert "Traceback" not in done.stdout + done.stderr
-    assert last_json(done)["n/a"] == 3
+    assert last_json(done)["skipped"] == 3
 
 
 def test_a_world_that_does_not_divide_the_mesh_is_a_sentence():

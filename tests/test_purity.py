@@ -100,8 +100,36 @@ def test_a_cached_batch_voids_it(monkeypatch):
                 yield self.batch
 
     monkeypatch.setattr(clock, "make_loader", Cached)
-    with pytest.raises(Disturbed, match="batch of the step before"):
+    with pytest.raises(Disturbed, match="5 steps were fed the windows of 1"):
         measured(RECIPE, SETTINGS)
+
+
+def test_a_loader_that_is_one_batch_late_voids_it(monkeypatch):
+    class Late:
+        """Draws what it should, and gives what it gave before."""
+
+        def __init__(self, *arguments):
+            self.loader = make_loader(*arguments)
+
+        def __iter__(self):
+            batches = iter(self.loader)
+            for first, _ in zip(batches, batches, strict=False):
+                yield from (first, first)
+
+    monkeypatch.setattr(clock, "make_loader", Late)
+    with pytest.raises(Disturbed, match="2 steps were not fed the windows whose turn it was"):
+        measured(RECIPE, SETTINGS)
+
+
+@pytest.mark.parametrize("words", [8000, 350])
+def test_a_text_that_repeats_itself_or_is_short_is_no_disturbance(tmp_path, words):
+    """All its windows hold the same; the short one has fewer than a run takes."""
+    text = tmp_path / "text.txt"
+    text.write_text("hello\n" * words)
+    settings = replace(SETTINGS, steps=12, text=str(text))
+    found = measured(RECIPE, settings)
+    assert (found.passes > 1) == (words == 350)
+    assert len(found.losses) == 14
 
 
 def test_the_parts_of_the_window_add_up():

@@ -69,7 +69,7 @@ def packed(rung: int, turn: int, size: int, **changes) -> dict:
 
 RECORDS = [packed(rung, turn, size) for rung, size in enumerate((1000, 999, 999, 1200, 300))
            for turn in (1, 2)]  # fmt: skip
-REFUSED = packed(5, 1, 0, applied=[1, 2, 3, 4], status="n/a", reason="no tape", recipe=None)
+REFUSED = packed(5, 1, 0, applied=[1, 2, 3, 4], status="skipped", reason="no tape", recipe=None)
 
 
 def test_what_was_counted_has_no_interval_and_any_difference_counts():
@@ -92,7 +92,7 @@ def test_every_table_holds_what_is_declared_and_nothing_of_training():
     text = to_text(frame, PACKING)
     assert max(map(len, text.splitlines())) <= 80
     assert "x4.00" in text
-    assert "n/a  no tape" in text
+    assert "does not apply: no tape" in text
     assert text.splitlines()[-1] == "   ids: of the words"
     page, brief = to_markdown(RECORDS, PACKING), to_brief_markdown(RECORDS, PACKING)
     assert "| of the baseline |" in page

@@ -40,7 +40,7 @@ PLAN = Plan(
     timeout=30.0,
 )
 WHOLE = {
-    (turn, n): "n/a" if n in (2, 4) else "ok"
+    (turn, n): "skipped" if n in (2, 4) else "ok"
     for turn in (1, 2)
     for n in range(SEARCHES)
     if turn == 1 or n not in (2, 4)
@@ -206,5 +206,5 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     assert all(Path(path).stat().st_size for path in paths.values())
     frame = to_attribution(records, LADDER.workload).set_index("rung")
     assert frame.loc[7, ["in_order", "alone", "left_out"]].tolist() == pytest.approx([1.0] * 3)
-    assert frame.loc[2, "alone_reason"].startswith("n/a: TF32")
-    assert frame.loc[2, "left_out_reason"].startswith("n/a: TF32")
+    assert frame.loc[2, "alone_reason"].startswith("does not apply: TF32")
+    assert frame.loc[2, "left_out_reason"].startswith("does not apply: TF32")

@@ -68,7 +68,7 @@ def test_every_fault_costs_its_own_row(faulty_climb):
     assert seen["Breaks"] == ("failed", "ZeroDivisionError: a rung of straw")
     assert seen["Leaves"][0] == "failed"
     assert "exit status 3" in seen["Leaves"][1]
-    assert seen["Does not apply"] == ("n/a", "not on this planet")
+    assert seen["Does not apply"] == ("skipped", "not on this planet")
     assert seen["Fine"] == ("ok", "")
 
 
@@ -137,7 +137,7 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     out, done = tiny_ladder
     assert done.returncode == 0, done.stderr
     said = last_json(done)
-    assert (said["ok"], said["n/a"], said["failed"]) == (2 * (LADDER.top - 2), 3, 0)
+    assert (said["ok"], said["skipped"], said["failed"]) == (2 * (LADDER.top - 2), 3, 0)
     records = {r["rung"]: r for r in Records(out / "records.jsonl").read() if r["round"] == 1}
     proof = {
         n: r["measurement"]["in_effect"].get(str(n))
@@ -147,7 +147,7 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     assert proof[7] == "flash"
     assert proof[8] == "1 graph, 0 breaks"
     assert proof[9] == "50,304 rows"
-    assert {records[n]["status"] for n in (2, 4, 11)} == {"n/a"}
+    assert {records[n]["status"] for n in (2, 4, 11)} == {"skipped"}
     found, below = records[SEARCHES], records[SEARCHES - 1]
     assert found["recipe"]["batch_size"] > below["recipe"]["batch_size"]
     assert found["note"].startswith("search ended")
@@ -170,7 +170,7 @@ def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder
 
 
 @pytest.mark.parametrize(
-    ("compiler", "status", "code"), [("/no/such/g++", "n/a", 0), ("/bin/false", "failed", 1)]
+    ("compiler", "status", "code"), [("/no/such/g++", "skipped", 0), ("/bin/false", "failed", 1)]
 )
 def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
     done = run(

@@ -41,7 +41,7 @@ def failed(reason: str, **rule) -> dict:
 
 
 def refused(refuser: int, **rule) -> dict:
-    return {"answer": {"status": "n/a", "reason": "too wide", "refuser": refuser}} | rule
+    return {"answer": {"status": "skipped", "reason": "too wide", "refuser": refuser}} | rule
 
 
 class Run:
@@ -178,7 +178,7 @@ def test_records_of_before_are_still_read(climb):
     assert {"csv", "md", "png", "losses"} <= write_results(
         climb((3, 4), resume=True), climb.folder, LADDER
     ).keys()
-    old |= {"status": "n/a", "reason": "no", "candidates": dict.fromkeys(old["candidates"])}
+    old |= {"status": "skipped", "reason": "no", "candidates": dict.fromkeys(old["candidates"])}
     path.write_text(json.dumps(old) + "\n")
     above = climb((3, 4), resume=True)[-1]
     assert 3 not in above["applied"]
@@ -197,14 +197,14 @@ def test_a_rung_carried_along_that_refuses_is_left_out(climb):
 
 def test_a_rungs_own_refusal_is_its_own(climb):
     (record,) = climb((4,), refused(4, applied=4))
-    assert (record["status"], record["reason"]) == ("n/a", "too wide")
+    assert (record["status"], record["reason"]) == ("skipped", "too wide")
 
 
 def test_a_rung_that_was_measured_is_not_left_out_for_another(climb):
     rule = refused(4, applied=6)
     below, record = climb((4, 6), rule)
     assert below["status"] == "ok"
-    assert record["status"] == "n/a"
+    assert record["status"] == "skipped"
     assert record["reason"] == "then rung 4 does not apply: too wide"
 
 
@@ -214,7 +214,7 @@ def test_a_base_that_refuses_takes_with_it_what_adds_to_it(climb):
     top.BASE = 1
     ladder = Ladder(name="tests.faulty", workload=TRAINING, modules=(base, top))
     (record,) = climb((2,), refused(1, applied=1), ladder=ladder)
-    assert (record["status"], record["reason"]) == ("n/a", "it adds to rung 1: too wide")
+    assert (record["status"], record["reason"]) == ("skipped", "it adds to rung 1: too wide")
 
 
 def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
@@ -224,7 +224,7 @@ def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
     job = {"ladder": LADDER.address, "applied": [4, 5, 7]}
     monkeypatch.setattr("common.engine.child.do", build)
     told = guarded(job, print)
-    assert (told["status"], told["refuser"]) == ("n/a", 5)
+    assert (told["status"], told["refuser"]) == ("skipped", 5)
     assert guarded(job | {"applied": [4]}, print)["refuser"] is None
 
     def elsewhere(job, tell):

@@ -95,7 +95,7 @@ def test_what_is_not_measurable_is_never_printed_as_a_gain():
 
 def test_the_gain_is_over_the_rung_it_was_added_to():
     records = fake_ladder({0: [100, 100], 1: [110, 110]})
-    refused = fake_record(2, 1, 1.0, applied=[1], status="n/a", reason="no", recipe=None)
+    refused = fake_record(2, 1, 1.0, applied=[1], status="skipped", reason="no", recipe=None)
     third = [fake_record(3, turn, 220, applied=[1, 3]) for turn in (1, 2)]
     frame = to_frame([*records, refused, *third], TRAINING).set_index("rung")
     assert frame.loc[3, "x_prev"] == pytest.approx(2.0)

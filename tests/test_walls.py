@@ -30,7 +30,7 @@ ARROWS = {
 }
 DOORS = {"steps": ("run", "doctor", "compare", "check", "campaign"), "ladders": ("forecast",)}
 OF_WORKLOADS = re.compile(
-    r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|torch",
+    r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|\btorch\b",
     re.IGNORECASE,
 )
 

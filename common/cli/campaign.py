@@ -6,6 +6,8 @@ stopped until --minutes are spent. All of it is left in one folder to bring home
 
 import _thread
 import json
+import math
+import os
 import re
 import signal
 import subprocess
@@ -27,8 +29,15 @@ from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.gpu_watch import GpuWatch
 from common.engine.machine import PROJECT
-from common.engine.options import Parser, minutes, writable_folder
-from common.engine.records import append_line, sole_writer, write_atomically
+from common.engine.options import Parser, minutes, output_folder, writable_folder
+from common.engine.records import (
+    WRONG,
+    append_line,
+    as_records_of,
+    json_lines,
+    sole_writer,
+    write_atomically,
+)
 from common.gpt.text import read_text, read_tokens, split, vocabulary_folder
 from common.workloads.train.options import Chosen, add_workload_options, chosen
 
@@ -69,8 +78,9 @@ def ladder(*arguments: str, folder: str) -> Callable[["Campaign", float], str]:
     return work
 
 
-def lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+def lines(path: Path) -> list[dict]:
+    """What was recorded there so far; nothing where there is no file yet."""
+    return json_lines(path) if os.path.lexists(path) else []
 
 
 def scripts(campaign: "Campaign", seconds: float) -> str:
@@ -121,7 +131,8 @@ def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
 
 def share_kept(path: Path) -> str:
     """02's rate with one process over 01's, by pair, in words; empty without a whole pair."""
-    rates = [json.loads(line)["tok_per_s"] for line in lines(path)]
+    with as_records_of(path):
+        rates = [float(row["tok_per_s"]) for row in lines(path)]
     pairs = [two / one for one, two in zip(rates[::2], rates[1::2], strict=False)]
     each = ", ".join(f"{pair:.3f}" for pair in pairs)
     return f"02 with one process over 01: {geometric_mean(pairs):.3f} ({each})" if pairs else ""
@@ -181,13 +192,17 @@ class Campaign:
 
     def load(self) -> None:
         """Take up what the pieces before left. Raises UserError if that is no campaign of ours."""
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return
         try:
-            kept = json.loads(self.path.read_text(encoding="utf-8"))
-            self.spent_s, self.tasks = float(kept["spent_s"]), dict(kept["tasks"])
-            self.seconds, options = dict(kept["seconds"]), list(kept["options"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            kept = json.loads(self.path.read_text(encoding="utf-8-sig"))
+            self.spent_s = float(kept["spent_s"])
+            self.tasks = {name: str(was) for name, was in kept["tasks"].items()}
+            self.seconds = {name: float(spent) for name, spent in kept["seconds"].items()}
+            options = [str(option) for option in kept["options"]]
+            if not all(0 <= spent < math.inf for spent in (self.spent_s, *self.seconds.values())):
+                raise ValueError("seconds that cannot be")
+        except (OSError, *WRONG) as error:
             raise UserError(f"{self.path}: cannot be read as a campaign ({error})") from error
         if options != self.workload_options:
             was = " ".join(options) or "no workload options"
@@ -294,7 +309,7 @@ def make_parser() -> Parser:
     add("--each", type=minutes, metavar="M", help="of one command; default: all at once")
     names = ", ".join(task.name for task in TASKS)
     add("--only", metavar="T[,T…]", help=f"of: {names}")
-    add("--out", type=Path, metavar="DIR", help="default: results/campaign-DEVICE")
+    add("--out", type=output_folder, metavar="DIR", help="default: results/campaign-DEVICE")
     add_workload_options(parser)
     return parser
 

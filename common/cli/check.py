@@ -1,14 +1,18 @@
 """Is anything slower than it was? python -m steps.check --against BASELINE
 
 Compares a run with a stored one, rung by rung. Exit status 1 if a rung is slower than the noise of
-the two runs allows, 2 if they cannot be compared.
+the two runs allows, or was measured in the stored one and cannot be compared; 2 if none can be.
 """
+
+import textwrap
 
 from common.engine.errors import UserError
 from common.engine.options import Parser
+from common.engine.records import as_records_of
 from common.engine.rungs import shown
 from common.engine.stats import UNJUDGED
-from common.report.comparison import compare, differences, read_run, same_ladder
+from common.engine.workload import Workload
+from common.report.comparison import apart, compare, differences, pair_up, read_run, same_ladder
 from ladders import workload_of
 
 
@@ -19,6 +23,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     baseline, run = read_run(options.against), read_run(options.run)
     workload = workload_of(same_ladder(baseline, run))
+    with as_records_of(options.against, options.run):
+        return verdict(baseline, run, workload)
+
+
+def verdict(baseline: list[dict], run: list[dict], workload: Workload) -> int:
+    """Say what became slower, and what has no figure any more; the exit status."""
+    left = apart(pair_up(baseline, run, workload))
+    for pair in left:
+        print(textwrap.fill(f"not compared: {pair}", 80, subsequent_indent=" " * 4))
     frame, headline = compare(baseline, run, workload), workload.headline
     if (frame["verdict"] == UNJUDGED).all():
         raise UserError("neither run has two rounds, so noise is unknown: --rounds 2 or more")
@@ -33,4 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     _, worse = headline.words
     slower = frame[frame["verdict"] == worse]
     print(f"{len(slower)} of {len(frame)} rungs are {worse} than noise allows")
-    return 1 if len(slower) else 0
+    lost = [pair for pair in left if pair.lost]
+    if left:
+        print(f"{len(left)} more could not be compared; {len(lost)} of them had a target")
+    return 1 if len(slower) or lost else 0

@@ -1,12 +1,16 @@
 """Two runs beside each other: python -m steps.compare A B
 
 A and B are records.jsonl files or folders that hold one. Prints which settings and machine facts
-differ, then the ratio B / A of every rung with its 95 % interval.
+differ, then the ratio B / A of every rung with its 95 % interval, then what only one of them has.
 """
 
+import textwrap
+
 from common.engine.options import Parser
+from common.engine.records import as_records_of
 from common.engine.rungs import shown
-from common.report.comparison import compare, differences, read_run, same_ladder
+from common.engine.workload import Workload
+from common.report.comparison import apart, compare, differences, pair_up, read_run, same_ladder
 from common.report.tables import LEGEND, cell
 from ladders import workload_of
 
@@ -18,6 +22,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     a, b = read_run(options.a), read_run(options.b)
     workload = workload_of(same_ladder(a, b))
+    with as_records_of(options.a, options.b):
+        show(a, b, workload)
+    return 0
+
+
+def show(a: list[dict], b: list[dict], workload: Workload) -> None:
     frame, headline = compare(a, b, workload), workload.headline
     found = differences(a, b, workload)
     print("what differs:" if found else "settings, machine, versions, and commit are the same")
@@ -34,4 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
     for verdict in set(frame["verdict"]) & LEGEND.keys():
         print(f"   ~  {verdict}")
-    return 0
+    if left := apart(pair_up(a, b, workload)):
+        print("not compared, as A -> B:")
+    for pair in left:
+        print(textwrap.fill(str(pair), 80, subsequent_indent=" " * 4))

@@ -18,7 +18,8 @@ from common.engine.device import GIB, DeviceFacts
 from common.engine.job import Job
 from common.engine.options import Parser
 from common.engine.process import run_job
-from common.gpt.text import cache_dir, read_text
+from common.engine.records import is_file
+from common.gpt.text import cache_dir, read_text, read_tokens, split
 from common.workloads.train.options import Chosen, add_workload_options, chosen
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
@@ -78,10 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     device = describe_in_child(pick_type(options.device))
     work = chosen(options, device)
+    split(read_tokens(text := read_text(options.text)), work.shape)  # or say what is wrong with it
     refused = refusals(device, work)
     shape, free = work.shape, psutil.virtual_memory().available / GIB
     threads = torch.get_num_threads()
-    size = sum(file.stat().st_size for file in cache_dir().glob("*")) / 2**20
+    size = sum(file.stat().st_size for file in cache_dir().glob("*") if is_file(file)) / 2**20
     facts = {
         "device": f"{device.name} ({device.type}, {device.count}), {device.memory_gib:.1f} GiB",
         "torch": f"{torch.__version__}, {threads} threads, {free:.1f} GiB of RAM free",
@@ -89,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"{shape.emb_dim}, context {shape.context}, batch {work.recipe.batch_size}",
         "compiler": missing_compiler(device) or compiler_name(device),
         "attention": attention_backends(device),
-        "text": read_text(options.text).source,
+        "text": text.source,
         "cache": f"{cache_dir()}, {size:.1f} MiB",
     }
     for name, fact in facts.items():

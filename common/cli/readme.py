@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from common.engine.errors import exit_on_user_error
 from common.engine.machine import PROJECT
 from common.engine.records import Records
 from common.report.tables import to_brief_markdown
@@ -25,6 +26,7 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for name in READMES:
-        path = Path(PROJECT / name)
-        path.write_text(with_tables(path.read_text()))
+    with exit_on_user_error():
+        for name in READMES:
+            path = Path(PROJECT / name)
+            path.write_text(with_tables(path.read_text()))

@@ -6,6 +6,7 @@ ladder.png in the output folder. Nothing is downloaded.
 
 import argparse
 import json
+import os
 import textwrap
 import time
 from collections import Counter
@@ -16,11 +17,19 @@ import psutil
 
 from common.cli.display import Display
 from common.engine.climb import Climb
+from common.engine.contract import SKIPPED
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
-from common.engine.options import Parser, seconds, whole, writable_folder
+from common.engine.options import (
+    Parser,
+    output_folder,
+    seconds,
+    whole,
+    whole_number,
+    writable_folder,
+)
 from common.engine.plan import Plan
-from common.engine.records import Records, sole_writer, write_atomically
+from common.engine.records import NoRecords, Records, as_records_of, sole_writer, write_atomically
 from common.engine.rungs import REFERENCE, called
 from common.engine.workload import Planned, Writer
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
@@ -50,19 +59,21 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     ladder.workload.options(parser)
     add = parser.add_argument_group("measuring").add_argument
     rounds = "fresh processes per rung; default: 3 on accelerators, 2 on CPUs"
-    add("--rounds", type=whole(1), metavar="N", help=rounds)
+    add("--rounds", type=whole(1, 1000), metavar="N", help=rounds)
     add("--attribute", action="store_true", help="also each rung alone, and the stack without it")
     add("--without", metavar="N", help="also the full stack without rung N")
     add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
     add("--resume", action="store_true", help="go on with the last run in the output folder")
-    add("--out", type=Path, metavar="DIR", help="default: results, or results/L of another ladder")
+    where = "default: results, or results/L of another ladder"
+    add("--out", type=output_folder, metavar="DIR", help=where)
     return ladder, parser.parse_args(arguments)
 
 
 def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:
-    if not text.strip().isdecimal() or not least <= int(text) <= ladder.top:
+    number = whole_number(text.strip())
+    if number is None or not least <= number <= ladder.top:
         raise UserError(f"{option} {text}: must be a rung from {least} to {ladder.top}")
-    return int(text)
+    return number
 
 
 def chosen_rungs(ladder: Ladder, upto: str | None, only: str | None) -> tuple[int, ...]:
@@ -202,10 +213,8 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
         display.say(f"{plan.device.name}: preset {plan.preset}, {plan.rounds} round(s)")
         for line in filter(None, planned.about):
             display.say(line)
-        if resume and not store.path.exists():  # so that one command starts and goes on
-            display.say(f"nothing to resume in {out}: starting afresh")
-        elif resume:
-            display.say(f"resuming: {run.resume()} of {display.left} measurements are kept")
+        if resume:
+            display.say(go_on(run))
         try:
             run.run()
         except KeyboardInterrupt:
@@ -218,10 +227,10 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
     paths = write_results(records, out, plan.ladder)
     status = Counter(record["status"] for record in records)
     wall_s = time.time() - psutil.Process().create_time()  # with this process's own start-up
-    failed = len(records) - status["ok"] - status["n/a"]
+    failed = len(records) - status["ok"] - status[SKIPPED]
     totals = {
         "ok": status["ok"],
-        "n/a": status["n/a"],
+        SKIPPED: status[SKIPPED],
         "failed": failed,
         "interrupted": interrupted,
         "wall_s": round(wall_s, 1),
@@ -229,6 +238,21 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
     }
     print(json.dumps({"records": str(store.path), **paths, **totals}))
     return INTERRUPTED if interrupted else 1 if failed or not status["ok"] else 0
+
+
+def go_on(run: Climb) -> str:
+    """Resume, and say what is kept; one command starts a run and goes on with it."""
+    path = run.records.path
+    try:
+        if os.path.lexists(path):
+            kept = run.resume()
+            with as_records_of(path):  # or it would be found out after all the measuring
+                _ = to_frame([*run.done.values()], run.workload) if kept else None
+            total = len(run.plan.jobs()) * run.plan.rounds
+            return f"resuming: {kept} of {total} measurements are kept"
+    except NoRecords:
+        pass
+    return f"nothing to resume in {path.parent}: starting afresh"
 
 
 def say_results(records: list[dict], plan: Plan) -> None:

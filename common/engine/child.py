@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 
-from common.engine.contract import Disturbed, DoesNotApply, NotEquivalent, NotInEffect
+from common.engine.contract import SKIPPED, Disturbed, DoesNotApply, NotEquivalent, NotInEffect
 from common.engine.errors import UserError, out_of_memory
 from common.engine.job import Against
 from common.engine.ladder import ladder_at, rung_named
@@ -52,7 +52,7 @@ def guarded(job: dict, tell: Callable[[str], None]) -> dict:
     try:
         return {"status": "ok", "reason": "", **do(job, tell)}
     except DoesNotApply as error:
-        return {"status": "n/a", "reason": str(error), "refuser": refuser(job, error)}
+        return {"status": SKIPPED, "reason": str(error), "refuser": refuser(job, error)}
     except NotInEffect as error:
         return {"status": "failed", "reason": f"not in effect: {error}"}
     except NotEquivalent as error:

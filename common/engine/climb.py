@@ -12,6 +12,7 @@ from typing import Any
 
 from common.engine.children import Children, Display
 from common.engine.job import Job
+from common.engine.kept import kept, recalled
 from common.engine.machine import command_line, commit_facts
 from common.engine.plan import LADDER, Combination, Plan
 from common.engine.process import Outcome
@@ -20,7 +21,6 @@ from common.engine.settle import Settled, Trials, Unsettled, best, settle
 from common.engine.stack import Stack
 
 SPENT = ("ceilings", "refuser", "note")  # fields of an outcome that stand elsewhere in a record
-KEPT = ("ok", "n/a")  # statuses that --resume does not measure again
 
 
 @dataclass
@@ -58,13 +58,10 @@ class Climb:
 
     def resume(self) -> int:
         """Keep what the file's last run has measured under the same facts. Returns how many."""
-        for record in self.records.read():
-            if any(record.get(key) != value for key, value in self.facts.items()):
-                continue
-            if record["status"] in KEPT:
-                self.run_facts["run_id"] = record["run_id"]
-                self.ceilings = record["ceilings"]
-                self.done[record["round"], record["series"], record["rung"]] = record
+        for record in kept(self.records, self.facts, self.workload):
+            self.run_facts["run_id"] = record["run_id"]
+            self.ceilings = record["ceilings"]
+            self.done[record["round"], record["series"], record["rung"]] = record
         return len(self.done)
 
     def run(self) -> None:
@@ -73,9 +70,7 @@ class Climb:
         for turn, series, number in self.plan.schedule():
             self.display.begin(turn, series, number, self.plan.ladder.title(number))
             record = self.done.get((turn, series, number))
-            if record:
-                self.recall(record)
-            else:
+            if record is None or not self.recall(record):
                 record = self.measure(turn, series, number)
                 if record is None:
                     self.display.skip()
@@ -93,27 +88,19 @@ class Climb:
         )
         self.ceilings = self.children.run(job).ceilings
 
-    def recall(self, record: dict) -> None:
-        """Take over what a kept record decided."""
-        key, applied = (record["series"], record["rung"]), record["applied"]
-        measured = record["status"] == "ok"
-        recipe = self.workload.load(record["recipe"]) if measured else None
-        found = self.stack.combinations[key] = Combination(
-            applied,
-            recipe,
-            record["status"],
-            record["reason"],
-            record["note"],
-            record.get("candidates", {}),
-            record.get("refused", {}),  # records of before have none
-            settled=measured,
-        )
-        if record["series"] == LADDER and recipe is None:
+    def recall(self, record: dict) -> bool:
+        """Take over what a kept record decided. Whether it still stands."""
+        key = (record["series"], record["rung"])
+        found = recalled(record, self.stack, self.workload)
+        if found is None:
+            del self.done[record["round"], *key]
+            return False
+        self.stack.combinations[key] = found
+        if record["series"] == LADDER and found.recipe is None:
             self.stack.dropped[record["rung"]] = record["reason"]
-        if recipe and record["searched"]:
-            self.closed[tuple(applied)] = recipe
-        if any(found.candidates.values()):
-            self.stack.chosen[record["rung"]] = best(found.candidates)
+        if found.recipe and record["searched"]:
+            self.closed[tuple(found.applied)] = found.recipe
+        return True
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
         """One rung, once: its record. None where an earlier round already said all there is."""

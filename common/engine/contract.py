@@ -2,6 +2,10 @@
 
 import enum
 
+# the status of a rung that does not apply; "n/a" and "NA" would be holes to whoever reads a CSV
+SKIPPED = "skipped"
+IN_WORDS = {SKIPPED: "does not apply"}  # statuses for people, where they differ
+
 
 class Numerics(enum.Enum):
     """What a rung may do to the numbers, weakest claim last. A workload's check enforces it."""
@@ -17,7 +21,7 @@ class NotInEffect(Exception):
 
 
 class DoesNotApply(Exception):
-    """A rung cannot act here, as only the process that measures it could tell. The row is n/a."""
+    """A rung cannot act here, as only the process that measures it could tell: SKIPPED."""
 
 
 class NotEquivalent(Exception):

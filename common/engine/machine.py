@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -18,8 +19,11 @@ def cache_dir() -> Path:
     """Where text, tokens, and compiled code are kept: $LADDER_CACHE, or the user's cache folder."""
     if given := os.environ.get("LADDER_CACHE"):
         return Path(given)
-    given = os.environ.get("XDG_CACHE_HOME")  # only now: without an account there is no home
-    return Path(given or Path.home() / ".cache") / "pytorch-ladder"
+    try:
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # neither HOME nor an account
+        user = tempfile.gettempdir()
+    return Path(user) / "pytorch-ladder"
 
 
 def machine_facts(device: DeviceFacts) -> dict:

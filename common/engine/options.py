@@ -1,6 +1,8 @@
 """The command-line options that the commands share, written down once."""
 
 import argparse
+import math
+import re
 import tempfile
 from pathlib import Path
 
@@ -14,43 +16,64 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message.replace("argument ", "", 1))
 
 
-def whole(least: int):
+MOST = 10**9  # of a whole number, where nothing less is sensible
+A_YEAR = 365 * 24 * 60 * 60  # seconds; timers overflow far beyond it
+WHOLE = re.compile(r"[+-]?[0-9]{1,30}")  # int() and float() would take every script's digits, and _
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+def whole_number(text: str) -> int | None:
+    """What was typed as a whole number; None if it is none."""
+    return int(text) if WHOLE.fullmatch(text) else None
+
+
+def number(text: str) -> float:
+    """What was typed as a number; NaN if it is none."""
+    return float(text) if NUMBER.fullmatch(text) else math.nan
+
+
+def whole(least: int, most: int = MOST):
     """A parser of whole numbers from `least` on."""
 
     def parse(text: str) -> int:
-        if not text.lstrip("+-").isdecimal() or int(text) < least:
+        value = whole_number(text)
+        if value is None or value < least:
             raise argparse.ArgumentTypeError(f"{text}: must be a whole number from {least} on")
-        return int(text)
-
-    return parse
-
-
-def above_zero(unit: str):
-    """A parser of numbers above 0, of seconds, say."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text}: must be a number of {unit} above 0")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text}: must be at most {most:,}")
         return value
 
     return parse
 
 
-seconds, minutes = above_zero("seconds"), above_zero("minutes")
+def above_zero(unit: str, most: float):
+    """A parser of numbers above 0, of seconds, say."""
+
+    def parse(text: str) -> float:
+        value = number(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text}: must be a number of {unit} above 0")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text}: must be at most {most:,.0f} {unit}")
+        return value
+
+    return parse
+
+
+seconds, minutes = above_zero("seconds", A_YEAR), above_zero("minutes", A_YEAR / 60)
 
 
 def probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < 1:
+    if not 0 <= (value := number(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be a number from 0 to below 1")
     return value
+
+
+def output_folder(text: str) -> Path:
+    """A folder's name: an empty one would be the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name of a folder is needed")
+    return Path(text)
 
 
 def writable_folder(option: str, folder: Path) -> Path:
@@ -59,7 +82,7 @@ def writable_folder(option: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or error
         raise UserError(f"{option} {folder}: cannot be written ({reason})") from error
     return folder

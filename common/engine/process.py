@@ -32,7 +32,7 @@ class Watch(Protocol):
 class Outcome:
     """How a child ended."""
 
-    status: str  # ok | n/a | disturbed | oom | failed | timeout
+    status: str  # ok | skipped | disturbed | oom | failed | timeout
     reason: str
     wall_s: float  # start to end, seconds
     measurement: dict = field(default_factory=dict)  # empty unless ok
@@ -41,7 +41,7 @@ class Outcome:
     window: dict = field(default_factory=dict)  # what was seen of the device meanwhile
     log: str = ""  # what it wrote to stderr
     note: str = ""  # what else there is to say of it
-    refuser: int | None = None  # of a child's "n/a": the rung that does not apply, where known
+    refuser: int | None = None  # of one that was skipped: the rung that does not apply, where known
 
     def log_end(self) -> str:
         """What a record keeps of the log: the end, where a traceback is; of a success, nothing."""

@@ -1,5 +1,7 @@
 """What a record says of its rung: its number, what it stands on, and what was seen to act."""
 
+from common.engine.contract import IN_WORDS
+
 REFERENCE = -1  # in rung 0's place where a ladder stands on another: the recipe below its foot
 
 
@@ -11,6 +13,11 @@ def shown(number: int) -> str:
 def called(row: dict) -> str:
     """How a note names the rung of a row or a record."""
     return row["name"] if row["rung"] == REFERENCE else f"rung {row['rung']}"
+
+
+def why(row: dict) -> str:
+    """Why a row or a record has no figures: "does not apply: reason"."""
+    return f"{IN_WORDS.get(row['status'], row['status'])}: {row['reason']}"
 
 
 def stack(record: dict) -> tuple:

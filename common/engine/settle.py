@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from common.engine.contract import IN_WORDS
 from common.engine.job import Against, Job
 from common.engine.plan import Plan
 from common.engine.process import Outcome
@@ -120,11 +121,10 @@ def best(tried: dict[str, float | None]) -> str:
 
 
 def in_words(tried: dict[str, float | None], failed: dict[str, Outcome]) -> str:
-    words = {"n/a": "does not apply"}
     return "tried: " + ", ".join(
         f"{label} {rate:,.0f}"
         if rate
-        else f"{label} {words.get(failed[label].status, failed[label].status)}"
+        else f"{label} {IN_WORDS.get(failed[label].status, failed[label].status)}"
         for label, rate in tried.items()
     )
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from common.engine.contract import Numerics
+from common.engine.contract import SKIPPED, Numerics
 from common.engine.job import Against
 from common.engine.plan import ALONE, LADDER, WITHOUT, Combination, Plan
 from common.engine.process import Outcome
@@ -26,12 +26,12 @@ class Stack:
             return Combination([], self.plan.reference)
         if series == WITHOUT and number in self.dropped:
             reason = self.combinations[LADDER, number].reason or "the rung did not run in order"
-            return Combination([], status="n/a", reason=reason)
+            return Combination([], status=SKIPPED, reason=reason)
         if series == LADDER and number and ladder.rung(number).named_base in self.dropped:
             base = ladder.rung(number).base
             reason = f"it adds to rung {base}: {self.dropped[base]}"
             self.dropped[number] = reason
-            return Combination([], status="n/a", reason=reason)
+            return Combination([], status=SKIPPED, reason=reason)
         below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
         wanted = {
             LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],
@@ -50,7 +50,7 @@ class Stack:
             if reason:
                 if series == LADDER:
                     self.dropped[number] = reason
-                return Combination(applied, status="n/a", reason=reason)
+                return Combination(applied, status=SKIPPED, reason=reason)
             applied.append(candidate)
         return Combination(applied, self.composed(applied))
 

@@ -190,6 +190,13 @@ class Workload:
         """The inverse of `dump`."""
         return self.recipe(**values)
 
+    def recall(self, values: dict):
+        """The same of what a file holds, which anybody may have written. Raises ValueError.
+
+        A workload whose `load` imports what the values name must not do so here.
+        """
+        return self.load(values)
+
     def load_settings(self, values: dict) -> Settings:
         return self.settings(**values)
 

@@ -7,6 +7,7 @@ all-reduce that every rung measures between its processes before it trains.
 from statistics import median
 
 from common.engine.errors import UserError
+from common.engine.records import as_records_of
 from common.forecast.measured import Measured, from_records
 from common.forecast.network import Link, Network, buckets, exposed_s
 from common.forecast.report import wrapped
@@ -68,6 +69,12 @@ def against(path: str) -> tuple[Measured, list[dict]]:
     if {record["ladder"] for record in records} != {LADDER}:
         raise UserError(f"{path}: not records of python -m steps.run --ladder parallel")
     alone = from_records(path, 0)
+    with as_records_of(path):
+        return alone, beside(alone, records, path)
+
+
+def beside(alone: Measured, records: list[dict], path: str) -> list[dict]:
+    """The rows; `alone`: what one process measured."""
     rows = []
     for number, strategy in RUNGS.items():
         rounds = [r for r in records if r["rung"] == number and r["status"] == "ok"]
@@ -101,7 +108,7 @@ def against(path: str) -> tuple[Measured, list[dict]]:
     if not rows:
         names = ", ".join(map(str, RUNGS))
         raise UserError(f"{path}: none of rungs {names} was measured there with several processes")
-    return alone, rows
+    return rows
 
 
 def to_text(alone: Measured, rows: list[dict]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.engine.device import GIB
 from common.engine.errors import UserError
-from common.engine.options import Parser, whole, writable_folder
+from common.engine.options import Parser, number, output_folder, whole, writable_folder
 from common.forecast import against
 from common.forecast.measured import Measured, from_published, from_records, published_ddp
 from common.forecast.network import (
@@ -141,11 +141,7 @@ def gpu_counts(text: str) -> tuple[int, ...]:
 
 
 def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
+    if not 0 <= (value := number(text)) <= 1:
         raise ArgumentTypeError(f"{text}: must be a number from 0 to 1")
     return value
 
@@ -167,13 +163,14 @@ def make_parser() -> Parser:
     beside = "the records of steps.run --ladder parallel, to hold the forecast against them"
     start.add_argument("--against", metavar="PATH", help=beside)
     add("--rung", type=whole(0), metavar="N", help="to start from; default: the fastest")
-    add("--out", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    out = {"type": output_folder, "default": Path("results")}
+    add("--out", **out, metavar="DIR", help="default: results")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
-    if options.against:
+    if options.against is not None:
         alone, rows = against.against(options.against)
         print(against.to_text(alone, rows))
         print(json.dumps({"source": alone.source, "against": rows}))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.engine.device import GIB
 from common.engine.errors import UserError
+from common.engine.records import as_records_of
 from common.forecast.network import (
     HIGHEST_GB_PER_S,
     LOWEST_GB_PER_S,
@@ -65,33 +66,50 @@ class Measured:
 def from_records(path: str, rung: int | None) -> Measured:
     """A rung of the last run in a records file or folder, the fastest by default.
 
-    Raises UserError where it was not measured.
+    Of one process: what several made together is no device's rate. Raises UserError where it was
+    not measured.
     """
-    records = [r for r in read_run(path) if r["series"] == "ladder"]
-    try:
-        frame = to_frame(records, TRAINING)
+    with as_records_of(path):
+        records = [r for r in read_run(path) if r["series"] == "ladder"]
+        frame = to_frame([r for r in records if processes(r) == 1], TRAINING)
         rows = frame[frame["status"] == "ok"].set_index("rung")
-        if rows.empty:
-            raise UserError(f"{path}: no rung was measured there (status ok)")
-        number = rows["tok_per_s"].idxmax() if rung is None else rung
+        number = rung if rung is not None or rows.empty else rows["tok_per_s"].idxmax()
         if number not in rows.index:
-            measured = ", ".join(map(str, rows.index))
-            raise UserError(f"--rung {number}: not measured in {path}; measured: {measured}")
+            raise UserError(not_there(path, number, records, rows.index))
         row = rows.loc[number]
-        record = [r for r in records if r["rung"] == number and r["status"] == "ok"][-1]
-        recipe, shape = record["recipe"], Shape(**record["settings"]["shape"])
-        dtype = recipe.get("dtype", "torch.float32")
+        rounds = [r for r in records if r["rung"] == number and r["status"] == "ok"]
+        record, shape = rounds[-1], Shape(**rounds[-1]["settings"]["shape"])
+        recipe = record["recipe"]
         return Measured(
-            source=f"rung {number} ({row['name']}) of {path}, {record['date']}",
+            source=f"rung {number} ({row['name']}), one process, {len(rounds)} round(s), "
+            f"of {path}, {record['date']}",
             device=record["machine"]["device"],
             memory=RESERVED.title_on(record["machine"]["device_type"]).removesuffix(", GiB"),
             tok_per_s=float(row["tok_per_s"]),
             tokens_per_step=record["measurement"]["tokens_per_step"],
             peak_gib=float(row["peak_reserved_gib"]),
-            **model_facts(shape, recipe.get("vocab_multiple", 1), dtype),
+            **model_facts(
+                shape, recipe.get("vocab_multiple", 1), recipe.get("dtype", "torch.float32")
+            ),
         )
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: records of another kind; no use for {error}") from error
+
+
+def processes(record: dict) -> int:
+    """How many made the record's figures together; older records tell only of several."""
+    told = record.get("measurement", {}).get("parallel", {}).get("processes")
+    return record.get("processes") or told or 1
+
+
+def not_there(path: str, number: int | None, records: list[dict], measured) -> str:
+    """Why the forecast cannot start from that rung; from any, where it is None."""
+    several = {r["rung"]: processes(r) for r in records if r["status"] == "ok"}
+    found = ", ".join(map(str, measured)) or "none"
+    if several.get(number, 1) > 1:
+        told = f"--rung {number}: {several[number]} processes made it together in {path}"
+        return f"{told}; measured by one: {found}"
+    if number is None:
+        return f"{path}: no rung was measured there (status ok) by one process"
+    return f"--rung {number}: not measured in {path}; measured: {found}"
 
 
 def model_facts(shape: Shape, vocab_multiple: int, dtype: str) -> dict:

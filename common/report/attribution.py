@@ -5,6 +5,8 @@ from statistics import median
 
 import pandas as pd
 
+from common.engine.contract import SKIPPED
+from common.engine.rungs import why
 from common.engine.workload import Workload
 from common.report.frame import Headline
 from common.report.tables import in_words, markdown_table
@@ -33,10 +35,10 @@ def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
         for kind, (series, above, below) in pairs.items():
             told = series.get(number, ladder[number])[-1]
             values = headline.ratio(above, below) if number in above else []
-            if values and told["status"] != "n/a":
+            if values and told["status"] != SKIPPED:
                 groups[number, kind] = values
             else:
-                missing[number, kind] = f"{told['status']}: {told['reason']}"
+                missing[number, kind] = why(told)
     bounds, verdicts = headline.intervals(groups), headline.verdicts(groups)
     rows = []
     for number in sorted(n for n in ladder if n):

@@ -1,6 +1,7 @@
 """Two runs of a ladder beside each other: what differs between them, then by how much."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -9,8 +10,8 @@ import pandas as pd
 from common.engine import stats
 from common.engine.errors import UserError
 from common.engine.metric import EXACT, LOWER
-from common.engine.records import Records
-from common.engine.rungs import stack
+from common.engine.records import Records, is_file
+from common.engine.rungs import shown, stack, why
 from common.engine.workload import Workload
 from common.report.frame import Headline
 
@@ -19,10 +20,8 @@ FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "cha
 
 def read_run(path: str) -> list[dict]:
     """The last run in a records file, or in a folder that has one. Raises UserError."""
-    where = Path(path)
-    if where.is_dir():
-        where = where / "records.jsonl"
-    if not where.is_file():
+    where = next((p for p in (Path(path), Path(path) / "records.jsonl") if is_file(p)), None)
+    if not path or where is None:
         raise UserError(f"{path}: no records there; give a records.jsonl or a folder with one")
     return Records(where).read()
 
@@ -55,32 +54,88 @@ def same_ladder(a: list[dict], b: list[dict]) -> str:
     return a[0]["ladder"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A rung as two runs have it: the records of all rounds, none where it was not measured."""
+
+    number: int
+    a: list[dict]
+    b: list[dict]
+
+    @property
+    def name(self) -> str:
+        return (self.b or self.a)[-1]["name"]
+
+    @property
+    def states(self) -> tuple[str, str]:
+        """How it stands in each run: "ok" and on which rungs, why it is not, or that it is not."""
+        return state(self.a), state(self.b)
+
+    @property
+    def alike(self) -> bool:
+        """Whether it was measured in both, on the same rungs."""
+        return was_ok(self.a) and was_ok(self.b) and stack(self.a[-1]) == stack(self.b[-1])
+
+    @property
+    def lost(self) -> bool:
+        """Whether the first run has a figure with which the second has nothing to compare."""
+        return was_ok(self.a) and not self.alike
+
+    def __str__(self) -> str:
+        before, after = self.states
+        return f"{shown(self.number):>2} {self.name:<25} {before} -> {after}"
+
+
+def was_ok(rounds: list[dict]) -> bool:
+    """Whether a rung was measured in all rounds in which it was tried."""
+    return bool(rounds) and all(record["status"] == "ok" for record in rounds)
+
+
+def state(rounds: list[dict]) -> str:
+    if not rounds:
+        return "not measured"
+    if was_ok(rounds):
+        below = [str(part) for part in stack(rounds[-1]) if part != rounds[-1]["rung"]]
+        return f"ok, on {', '.join(below) or 'no rung'}"
+    return why(next(record for record in rounds if record["status"] != "ok"))
+
+
+def pair_up(a: list[dict], b: list[dict], workload: Workload) -> list[Pair]:
+    """Every rung of either run. Raises UserError if the runs are of different ladders."""
+    same_ladder(a, b)
+    runs = [Headline(run, workload.headline).of("ladder") for run in (a, b)]
+    numbers = sorted(runs[0].keys() | runs[1].keys())
+    return [Pair(number=n, a=runs[0].get(n, []), b=runs[1].get(n, [])) for n in numbers]
+
+
+def apart(pairs: list[Pair]) -> list[Pair]:
+    """Those of which one run has a figure that cannot be compared with the other's."""
+    return [pair for pair in pairs if not pair.alike and (was_ok(pair.a) or was_ok(pair.b))]
+
+
 def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
     """One row per rung measured in both: the headline, the ratio b / a, its interval, a verdict.
 
     Raises UserError if the runs are of different ladders, are too unlike, or share no rung.
     """
-    same_ladder(a, b)
+    found = {pair.number: pair for pair in pair_up(a, b, workload) if pair.alike}
     if unlike := workload.unlike(a[0], b[0]):
         raise UserError(f"these runs cannot be compared: {unlike}")
     metric = workload.headline
-    runs = [Headline(run, metric) for run in (a, b)]
-    names = {n: rows[-1] for n, rows in runs[1].of("ladder").items()}
-    pairs = {}
-    for number, record in names.items():
-        key = stack(record)
-        if record["status"] == "ok" and all(key in r.logs for r in runs):
-            pairs[number] = tuple(list(r.logs[key].values()) for r in runs)
-    if not pairs:
+    logs = {
+        number: tuple([math.log(metric.of(r)) for r in rounds] for rounds in (pair.a, pair.b))
+        for number, pair in found.items()
+    }
+    if not logs:
         raise UserError("the records share no rung that was measured in both")
-    bounds, verdicts = judged(pairs, metric)
+    bounds, verdicts = judged(logs, metric)
     rows = []
-    for number, (first, second) in pairs.items():
+    for number, (first, second) in logs.items():
         low, high = bounds[number]
         rows.append(
             {
                 "rung": number,
-                "name": names[number]["name"],
+                "name": found[number].name,
                 "a": math.exp(median(first)),
                 "b": math.exp(median(second)),
                 "ratio": math.exp(median(second) - median(first)),

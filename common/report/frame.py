@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.engine import stats
 from common.engine.metric import EXACT, LOWER, Metric
-from common.engine.rungs import proof, stack
+from common.engine.rungs import proof, stack, why
 from common.engine.workload import Workload
 
 OVER = {"median": median, "max": max, "first": lambda values: values[0]}
@@ -119,7 +119,7 @@ def _row(records: list[dict], workload: Workload) -> dict:
     row |= {"rounds": len(good), "base": told.get("base")}
     if not good:
         return row
-    bad = [f"round {r['round']} {r['status']}: {r['reason']}" for r in records if r not in good]
+    bad = [f"round {r['round']} {why(r)}" for r in records if r not in good]
     row["note"] = "; ".join(filter(None, [row["note"], *bad]))
     row["in_effect"] = proof(told)
     for metric in workload.metrics[1:]:

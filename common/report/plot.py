@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.engine.metric import BRIEF, Metric
-from common.engine.rungs import shown
+from common.engine.rungs import shown, why
 from common.engine.workload import Workload
 from common.report.attribution import KINDS
 from common.report.tables import device_type, gain, is_stair
@@ -55,7 +55,7 @@ def draw_headline(axes, rows: list[dict], headline: Metric) -> None:
     for place, row in enumerate(rows):
         if row["status"] != "ok":
             axes.barh(place, 0.02 * best, fill=False, edgecolor=GREY, linestyle="--")
-            reason = textwrap.shorten(f"{row['status']}: {row['reason']}", 84, placeholder="…")
+            reason = textwrap.shorten(why(row), 84, placeholder="…")
             axes.text(0.03 * best, place, reason, va="center", fontsize=8, color=GREY)
             continue
         axes.barh(place, row[name], color=BLUE, **error_bar(row, name))

@@ -5,7 +5,7 @@ import textwrap
 import pandas as pd
 
 from common.engine.metric import BRIEF, PAGE, Metric
-from common.engine.rungs import called, proof, shown
+from common.engine.rungs import called, proof, shown, why
 from common.engine.stats import UNCHANGED, UNJUDGED
 from common.engine.workload import Workload
 from common.report.frame import to_frame
@@ -97,8 +97,8 @@ def more_text(frame: pd.DataFrame, workload: Workload) -> list[str]:
 
 def refusal_line(row: dict) -> str:
     """A rung without figures: its status and why, in 80 columns."""
-    head = f"{shown(row['rung']):>2} {row['name']:<25}{row['status']:>9}  "
-    return head + textwrap.shorten(row["reason"], WIDTH - len(head), placeholder="…")
+    head = f"{shown(row['rung']):>2} {row['name']:<25}   "
+    return head + textwrap.shorten(why(row), WIDTH - len(head), placeholder="…")
 
 
 def progress_line(record: dict, workload: Workload | None) -> str:
@@ -138,7 +138,7 @@ def to_brief_markdown(
     head |= {f"{title}: over the rung below": "--:" for title in published}
     rows = []
     for row in to_frame(records, workload).to_dict("records"):
-        figures = [row["status"], row["reason"], "", *[""] * len(brief)]
+        figures = [why(row), "", "", *[""] * len(brief)]
         if row["status"] == "ok":
             rate = headline.text(row[headline.name])
             figures = [
@@ -169,7 +169,7 @@ def to_markdown(
     for row in frame.to_dict("records"):
         about = [shown(row["rung"]), row["name"], *([] if stair else [cell(row["base"], ".0f")])]
         elsewhere = [gains.get(row["rung"], "") for gains in published.values()]
-        figures = [row["status"], "", "", "", *elsewhere, *[""] * len(metrics), "", row["reason"]]
+        figures = [why(row), "", "", "", *elsewhere, *[""] * len(metrics), "", ""]
         if row["status"] == "ok":
             ends = (row[f"{headline.name}_{end}"] for end in ("low", "high"))
             figures = [

@@ -15,7 +15,6 @@ from common.engine.device import threads_allowed
 from common.engine.job import Against
 from common.engine.session import Timed
 from common.engine.workload import Check, Launch
-from common.gpt.text import Endless
 from common.workloads.parallel.check import check
 from common.workloads.parallel.inspect import largest, look_into, sent_by_all, total, weigh
 from common.workloads.parallel.layout import (
@@ -31,7 +30,7 @@ from common.workloads.parallel.pipeline_clock import bubble
 from common.workloads.parallel.processes import joined, preflight
 from common.workloads.parallel.recipe import AXES, ParallelRecipe
 from common.workloads.train.batches import make_loader
-from common.workloads.train.session import DATA_SEED, TrainSession
+from common.workloads.train.session import TrainSession
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import Training
 
@@ -51,7 +50,7 @@ class ParallelSession(TrainSession):
         """The windows of all replicas, of which each takes its own."""
         windows = self.recipe.windows * self.recipe.data
         whole = replace(self.recipe, batch_size=windows)
-        loader = make_loader(self.windows, whole, Endless(self.windows, DATA_SEED))
+        loader = make_loader(self.windows, whole, self.order)
         self.first = next(iter(loader))
         return iter(loader)
 

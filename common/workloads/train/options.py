@@ -10,17 +10,19 @@ from common.gpt.shape import Shape
 from common.workloads.train import presets
 from common.workloads.train.recipe import Recipe
 
+MOST = 1_000_000  # of widths, windows, and tokens: far beyond any model, and still counted at once
+
 
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """What to train, on which device, on which text."""
     group = parser.add_argument_group("workload")
     names = ("auto", *presets.PRESETS)
     group.add_argument("--preset", choices=names, default="auto", help="default: auto")
-    group.add_argument("--layers", type=whole(1), metavar="N", help="transformer blocks")
-    group.add_argument("--heads", type=whole(1), metavar="N", help="attention heads in a block")
-    group.add_argument("--emb-dim", type=whole(1), metavar="N", help="model width")
-    group.add_argument("--context", type=whole(1), metavar="N", help="tokens in a window")
-    group.add_argument("--batch-size", type=whole(1), metavar="N", help="windows in a step")
+    group.add_argument("--layers", type=whole(1, 10_000), metavar="N", help="transformer blocks")
+    group.add_argument("--heads", type=whole(1, MOST), metavar="N", help="attention heads")
+    group.add_argument("--emb-dim", type=whole(1, MOST), metavar="N", help="model width")
+    group.add_argument("--context", type=whole(1, MOST), metavar="N", help="tokens in a window")
+    group.add_argument("--batch-size", type=whole(1, MOST), metavar="N", help="windows in a step")
     group.add_argument("--dropout", type=probability, metavar="P", help="0 to below 1")
     group.add_argument("--device", default="auto", metavar="|".join(TYPES), help="default: auto")
     group.add_argument("--text", metavar="FILE", help="UTF-8 text to train on")

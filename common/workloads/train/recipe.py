@@ -1,7 +1,11 @@
 """A recipe says how to train; a shape says what. A rung changes recipe fields and nothing else."""
 
 import importlib
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
+from typing import get_args, get_origin
 
 import torch
 from torch import nn
@@ -9,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from common.gpt.model import GELU, Block, CausalAttention, LayerNorm, Linear, LogitsLoss, StoredMask
 
+OURS = ("common.gpt", "common.workloads", "steps", "ladders")  # where a recipe's parts may be
 LARGEST = "largest"  # batch_size: double until memory ends (largest_batch.py)
 
 
@@ -62,8 +67,12 @@ class Recipe:
     @staticmethod
     def from_json(values: dict) -> "Recipe":
         """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
-        restored_values = {name: restored(value) for name, value in values.items()}
-        return restored_values.pop("recipe", Recipe)(**restored_values)
+        return rebuilt(values, imported)
+
+    @staticmethod
+    def from_record(values: dict) -> "Recipe":
+        """The same from a file: only types of this project and of torch. Raises ValueError."""
+        return rebuilt(values, recognized)
 
 
 def plain(value):
@@ -75,11 +84,47 @@ def plain(value):
     return str(value) if isinstance(value, torch.dtype) else value
 
 
-def restored(value):
-    """The inverse of `plain`: a dotted name becomes the class or dtype it names."""
-    if isinstance(value, list):
-        return tuple(value)
-    if not isinstance(value, str) or "." not in value:
-        return value
-    module, _, name = value.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+def rebuilt(values: dict, find: Callable[[str], type | torch.dtype]) -> Recipe:
+    """The inverse of `to_json`; `find` gives what a name stands for, in fields that hold types."""
+    values = dict(values)
+    kind = find(values.pop("recipe")) if "recipe" in values else Recipe
+    if not issubclass(kind, Recipe):
+        raise ValueError(f"{plain(kind)} is no recipe")
+    named = {field.name for field in fields(kind) if holds_a_type(field.type)}
+
+    def back(name: str, value):
+        if isinstance(value, list):
+            return tuple(value)
+        return find(value) if name in named and isinstance(value, str) else value
+
+    return kind(**{name: back(name, value) for name, value in values.items()})
+
+
+def holds_a_type(annotation) -> bool:
+    """Whether a field's values are classes or dtypes; other texts stay texts, dots or not."""
+    if annotation in (type, torch.dtype) or get_origin(annotation) is type:
+        return True
+    return any(map(holds_a_type, get_args(annotation)))
+
+
+def imported(name: str):
+    """What a dotted name stands for, wherever it is."""
+    module, _, attribute = name.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def recognized(name: str) -> type | torch.dtype:
+    """The same for a name that a file gave: a type of OURS, or one of torch's that is in use.
+
+    Nothing else is imported. Raises ValueError.
+    """
+    module, _, attribute = name.rpartition(".")
+    found = None
+    if any(module == part or module.startswith(f"{part}.") for part in OURS):
+        with suppress(ImportError):
+            found = getattr(importlib.import_module(module), attribute, None)
+    elif module.partition(".")[0] == "torch":
+        found = getattr(sys.modules.get(module), attribute, None)
+    if not isinstance(found, type | torch.dtype) or plain(found) != name:
+        raise ValueError(f"{name!r} is no type of this project or of torch")
+    return found

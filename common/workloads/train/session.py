@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from common.accelerator.compiler import compiled_graphs
@@ -39,6 +40,7 @@ class TrainSession(Session):
         self.run = self.make_run()
         self.run.optimizer.register_step_post_hook(self.count_update)
         self.updates = 0
+        self.order = Endless(self.windows, DATA_SEED)
         self.batches = self.make_batches()
         self.losses: list[torch.Tensor] = []  # on the device
         self.seen: list[torch.Tensor] = []  # every step's inputs, on the host: ids are small
@@ -49,7 +51,7 @@ class TrainSession(Session):
         return build(self.recipe, self.settings.shape, self.device)
 
     def make_batches(self):
-        return iter(make_loader(self.windows, self.recipe, Endless(self.windows, DATA_SEED)))
+        return iter(make_loader(self.windows, self.recipe, self.order))
 
     def count_update(self, *of_hook) -> None:
         self.updates += 1
@@ -109,9 +111,20 @@ class TrainSession(Session):
             raise Disturbed(f"{steps} steps made {self.updates} updates of the parameters")
         if all(map(torch.equal, self.before, self.sample())):
             raise Disturbed("the weights did not change in the timed steps")
-        repeated = sum(map(torch.equal, self.seen, self.seen[1:]))
-        if repeated and steps > 2:
-            raise Disturbed(f"{repeated} steps were fed the batch of the step before")
+        self.audit_windows()
+
+    def audit_windows(self) -> None:
+        """Each step was fed the windows whose turn it was, which may look like those before."""
+        batch = len(self.seen[0])
+        if len(self.order.drawn) < batch * len(self.seen):
+            drawn = len(self.order.drawn) // batch
+            raise Disturbed(f"{len(self.seen)} steps were fed the windows of {drawn}")
+        wrong = 0
+        for step, inputs in enumerate(self.seen):
+            due = self.order.drawn[batch * step : batch * (step + 1)]
+            wrong += not np.array_equal(inputs.cpu().numpy(), self.windows.inputs(due))
+        if wrong:
+            raise Disturbed(f"{wrong} steps were not fed the windows whose turn it was")
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, memory in GiB, losses in nats of every step, warm-up first."""
@@ -120,6 +133,7 @@ class TrainSession(Session):
             "data_wait_s": self.data_wait_s,  # of the host, in the timed steps
             "losses": self.all_losses(),
             "tokens_per_step": self.seen[0].numel(),
+            "passes": len(self.seen) * len(self.seen[0]) / len(self.windows),  # over the text
             "peak_reserved_gib": reserved,
             "peak_allocated_gib": allocated,  # None: not counted on this device
             "text_sha256": self.text.sha256,

@@ -1,5 +1,6 @@
 """Training steps of a GPT-2: what is asked for, how it is measured, checked, and shown."""
 
+import os
 import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from common.accelerator.peaks import peak_flops
 from common.engine.device import DeviceFacts, container_quota, threads_allowed
 from common.engine.errors import UserError
 from common.engine.job import Against
-from common.engine.options import whole, writable_folder
+from common.engine.options import output_folder, whole, writable_folder
 from common.engine.plan import Plan
 from common.engine.process import Outcome
 from common.engine.records import write_atomically
@@ -32,6 +33,7 @@ from common.workloads.train.settings import Settings
 
 # how a reason begins where the child raised an error of its own, or crashed
 BROKE = re.compile(r"\w+: |killed by SIG(SEGV|BUS|ILL|ABRT)")
+MOST_PER_CORE = 8  # processes; each holds a torch of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,18 +95,18 @@ class Training(Workload):
         several = (
             "processes, where several train together; default: all accelerators, or 2 on a CPU"
         )
-        add("--nproc", type=whole(1), metavar="N", help=several)
-        add("--steps", type=whole(1), metavar="N", help="timed steps")
-        add("--warmup", type=whole(2), metavar="N", help="steps before them")
+        add("--nproc", type=whole(1, 1024), metavar="N", help=several)
+        add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
+        add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
         add("--validate", action="store_true", help="also the loss on held-out text at the end")
         add("--profile", action="store_true", help="also where the time of a step goes")
-        add("--trace", type=Path, metavar="DIR", help="the profiles' events, for Perfetto")
+        add("--trace", type=output_folder, metavar="DIR", help="the profiles' events, for Perfetto")
 
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
         recipe = replace(work.recipe, devices=self.devices(options.nproc, device))
-        split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong with it
+        windows, _ = split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -123,7 +125,7 @@ class Training(Workload):
             recipe=recipe,
             settings=settings,
             preset=work.preset,
-            about=(about, work.note),
+            about=(about, work.note, wraps(len(windows), settings, recipe)),
             rounds=2 if device.type == "cpu" else 3,
             first=self.closely(options, settings),
         )
@@ -133,6 +135,9 @@ class Training(Workload):
         on_cpu = device.type == "cpu"
         if wanted and not on_cpu and wanted > device.count:
             raise UserError(f"--nproc {wanted}: there are {device.count} {device.type} devices")
+        most = MOST_PER_CORE * (os.cpu_count() or 1)
+        if wanted and on_cpu and wanted > most:
+            raise UserError(f"--nproc {wanted}: at most {most} processes share this CPU's cores")
         return wanted or (self.processes_on_cpu if on_cpu else device.count)
 
     def closely(self, options: Namespace, settings: Settings):
@@ -203,6 +208,9 @@ class Training(Workload):
     def load(self, values: dict) -> Recipe:
         return Recipe.from_json(values)
 
+    def recall(self, values: dict) -> Recipe:
+        return Recipe.from_record(values)
+
     def load_settings(self, values: dict) -> Settings:
         return Settings.from_json(values)
 
@@ -226,6 +234,14 @@ class Training(Workload):
         from common.workloads.train.ceilings import measure_ceilings
 
         return measure_ceilings(recipe, settings.shape, torch.device(settings.device))
+
+
+def wraps(windows: int, settings: Settings, recipe: Recipe) -> str:
+    """That the text is shorter than what a process trains on; empty where it is not."""
+    wanted = (settings.steps + settings.warmup) * recipe.batch_size
+    if wanted <= windows:
+        return ""
+    return f"the text has {windows:,} windows: a process goes over it {wanted / windows:.1f} times"
 
 
 TRAINING = Training(
