@@ -9,6 +9,7 @@ from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
+from common.scripts.outputs import show_what_can_be_shown
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.options import Chosen, add_workload_options, chosen
@@ -21,11 +22,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add_workload_options(parser)
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--epochs", type=whole(1), default=1, metavar="N", help="passes over the text; default: 1")
-    add("--max-steps", type=whole(1), metavar="N", help="stop after N steps")
+    add("--epochs", type=whole(1), default=1, metavar="N", help="passes in all; default: 1")
+    add("--max-steps", type=whole(1), metavar="N", help="stop at N steps in all")
     add("--eval-every", type=whole(1), default=15, metavar="N", help="in steps; default: 15")
-    add("--save", type=Path, metavar="FILE", help="write a checkpoint at the end")
-    add("--load", type=Path, metavar="FILE", help="start from a checkpoint")
+    add("--save", type=Path, metavar="FILE", help="write the weights at the end")
+    add("--load", type=Path, metavar="FILE", help="start from such weights")
     curve = Path("results/loss.png")
     add("--plot", type=Path, default=curve, metavar="FILE", help=f"loss curve; default: {curve}")
     add("--checkpoint", type=Path, metavar="DIR", help="save to DIR, and go on from what is there")
@@ -39,6 +40,7 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
 
     `processes` knows how to join the processes that train together: see distributed.py.
     """
+    show_what_can_be_shown()
     with exit_on_user_error():
         parser = make_parser(description)
         processes.add_options(parser)

@@ -1,0 +1,56 @@
+"""What a run says and writes: checked before it trains, and no reason for it to end later."""
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.engine.errors import UserError
+from common.engine.options import writable_file, writable_folder
+
+FILES = ("save", "plot", "record")  # options that name a file to write
+PICTURES = (".png", ".pdf", ".svg")  # that matplotlib writes without another package
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raises UserError where something that the run is to write could not be written."""
+    files = {f"--{name}": path for name in FILES if (path := getattr(options, name, None))}
+    taken = {Path(options.text).resolve(): "--text"} if options.text else {}
+    if options.load and options.load != options.save:
+        taken[options.load.resolve()] = "--load"
+    for option, path in files.items():
+        other = taken.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{option} {path}: {other} names it, too; give another file")
+        if option == "--plot" and path.suffix not in PICTURES:
+            raise UserError(f"--plot {path}: must end in {', '.join(PICTURES)}")
+        writable_file(option, path)
+    if options.checkpoint:
+        writable_folder("--checkpoint", options.checkpoint)
+
+
+def show_what_can_be_shown() -> None:
+    """Letters that the terminal lacks become question marks: text of any language is sampled."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def tell(*parts) -> None:
+    """Print a line. Where nobody reads it any more, on a closed pipe, say, the run goes on."""
+    try:
+        print(*parts, flush=True)
+    except OSError:
+        sys.stdout = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+@contextmanager
+def optional(what: str) -> Iterator[None]:
+    """What comes after the weights: if it fails, that is a line on stderr, not the run's end."""
+    try:
+        yield
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0]
+        print(f"{what} failed: {type(error).__name__}: {first}"[:300], file=sys.stderr)
