@@ -14,6 +14,7 @@ import torch
 from common.engine.process import Outcome
 from common.scripts import checkpoints, script, trainer
 from common.scripts.checkpoints import POSITION, Found, Position
+from common.scripts.outputs import sole_user
 from common.scripts.trainer import converted
 from common.workloads.train import plot_losses as plotting
 from common.workloads.train.build import seed_dropout
@@ -143,7 +144,7 @@ def broken(*arguments, **named):
     raise ZeroDivisionError("division by zero")
 
 
-@pytest.mark.parametrize("late", ["generate", "peak_resident_bytes", "plot_loss"])
+@pytest.mark.parametrize("late", ["generate", "peak_resident_bytes", "plot_loss", "evaluate"])
 def test_what_comes_after_the_weights_cannot_end_the_run(place, tmp_path, monkeypatch, late):
     saved = []
 
@@ -152,8 +153,13 @@ def test_what_comes_after_the_weights_cannot_end_the_run(place, tmp_path, monkey
         broken()
 
     monkeypatch.setattr(plotting if late == "plot_loss" else trainer, late, fails)
-    place.train("--max-steps", "1", "--save", tmp_path / "W.pt", save=False)
-    assert saved == [True]  # the weights come first
+    options = ("--max-steps", "1", "--save", tmp_path / "W.pt")
+    if late == "evaluate":  # not optional, and yet later than the weights
+        with pytest.raises(ZeroDivisionError):
+            place.train(*options, save=False)
+    else:
+        place.train(*options, save=False)
+    assert saved == [True]
 
 
 def test_a_reader_that_leaves_does_not_end_the_run(place, tmp_path, monkeypatch):
@@ -186,6 +192,13 @@ def test_outputs_are_checked_before_training(place, tmp_path, monkeypatch, optio
     said = place.refused(option, value.replace("FOLDER", str(tmp_path / "FOLDER")), save=False)
     assert words in said.replace(str(tmp_path / "FOLDER"), "FOLDER")
     assert (tmp_path / "text.txt").read_text() == before
+
+
+def test_two_runs_do_not_share_a_checkpoint_folder(place, tmp_path):
+    place.saved.mkdir()
+    with sole_user("--checkpoint", place.saved):
+        assert "checkpoints: another run is using it" in place.refused("--max-steps", "1")
+    assert steps(place.train("--max-steps", "1")) == [0]
 
 
 # -- what is found --

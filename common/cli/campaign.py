@@ -6,6 +6,7 @@ stopped until --minutes are spent. All of it is left in one folder to bring home
 
 import _thread
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 import psutil
+import torch
 
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
@@ -105,7 +107,8 @@ def scripts(campaign: "Campaign", seconds: float) -> str:
 def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
     """A command's exit status, None if its time ran out, and what it said."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=PROJECT, **pipes) as child:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # 02 alone would take one
+    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | threads, **pipes) as child:
         try:
             said, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -5,14 +5,56 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from common.engine.errors import UserError
 from common.engine.options import writable_file, writable_folder
+from common.scripts.world import World
 
 FILES = ("save", "plot", "record")  # options that name a file to write
 PICTURES = (".png", ".pdf", ".svg")  # that matplotlib writes without another package
+
+
+@contextmanager
+def outputs(options: argparse.Namespace, world: World) -> Iterator[None]:
+    """Hold what the run writes; the first process does, which writes it, or hands it out.
+
+    Raises UserError where it could not be written, or another run holds the checkpoints.
+    """
+    with ExitStack() as held:
+
+        def hold() -> None:
+            check_outputs(options)
+            if options.checkpoint:
+                held.enter_context(sole_user("--checkpoint", options.checkpoint))
+
+        world.from_first(hold)
+        yield
+
+
+@contextmanager
+def sole_user(option: str, folder: Path) -> Iterator[None]:
+    """Lock the folder itself, until this process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: runs are not kept apart there
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(
+            f"{option} {folder}: another run is using it; give another folder"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def check_outputs(options: argparse.Namespace) -> None:

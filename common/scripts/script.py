@@ -9,7 +9,7 @@ from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
-from common.scripts.outputs import show_what_can_be_shown
+from common.scripts.outputs import outputs, show_what_can_be_shown
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.options import Chosen, add_workload_options, chosen
@@ -52,7 +52,7 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
         if recipe.compile and (reason := missing_compiler(device)):
             print(f"training without torch.compile: {reason}", file=sys.stderr)
             recipe = replace(recipe, compile=False)
-        with processes.join(device_type, options) as world:
+        with processes.join(device_type, options) as world, outputs(options, world):
             try:
                 Trainer(recipe, work, options, device, world).train()
             except Exception as error:

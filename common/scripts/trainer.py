@@ -22,7 +22,7 @@ from common.gpt import weights
 from common.gpt.generate import generate
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.scripts.checkpoints import Checkpoints, Found, Position, identity_of, unlike
-from common.scripts.outputs import check_outputs, optional, tell
+from common.scripts.outputs import optional, tell
 from common.scripts.world import World
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import build, evaluate, seed_dropout, train_step
@@ -67,7 +67,6 @@ class Trainer:
         local = None if facts.type == "cpu" else world.local_rank
         self.device = torch.device(facts.type, local)
         self.greet()
-        world.from_first(lambda: check_outputs(options))
         text = read_text(options.text)
         train, validation = split(read_tokens(text), work.shape)
         identity = identity_of(work.shape, recipe, text)
@@ -180,22 +179,18 @@ class Trainer:
         ]
 
     def train(self) -> None:
-        """Train what is left to do. The weights are on the disk before anything optional."""
+        """Train what is left to do, and say how it went."""
         begun = self.position
         if self.over():
             self.say(self.nothing_to_do())
+            self.world.from_first(self.save_weights)
         while not self.over():
             self.train_epoch()
-            if not self.over():
-                self.sample()
-        if self.world.rank:
-            return
-        if self.options.save:
-            weights.save(self.run.inner, self.run.shape, self.options.save)
-        if self.position != begun:
-            self.sample()
-            self.summarise()
-        self.plot()
+            self.world.from_first(self.sample)
+        if self.world.rank == 0:
+            if self.position != begun:
+                self.summarise()
+            self.plot()
 
     def over(self) -> bool:
         """Whether the limits, which are totals over all starts, are reached."""
@@ -224,6 +219,8 @@ class Trainer:
             self.position = Position(epoch + ends, 0 if ends else count, steps)
             if self.over() or ends or self.due():
                 self.watch.stop()
+                if self.over():  # before all else: nothing that fails later can lose them
+                    self.world.from_first(self.save_weights)
                 self.print_line(epoch)
             if self.save_due():
                 self.watch.stop()
@@ -247,10 +244,13 @@ class Trainer:
         every = self.options.checkpoint_every
         return bool(self.checkpoints) and (self.over() or self.position.steps % every == 0)
 
+    def save_weights(self) -> None:
+        if self.options.save:
+            weights.save(self.run.inner, self.run.shape, self.options.save)
+
     def sample(self) -> None:
-        if self.world.rank == 0:
-            with optional("sampling"):
-                self.say(generate(self.run.inner, self.run.shape, PROMPT))
+        with optional("sampling"):
+            self.say(generate(self.run.inner, self.run.shape, PROMPT))
 
     def print_line(self, epoch: int) -> None:
         """Evaluate and print; outside the clock, which it reads and sets back."""
