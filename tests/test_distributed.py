@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from common.scripts.checkpoints import read
+from common.scripts.position import read
 from common.workloads.parallel.processes import bind_device
 from tests.conftest import PROJECT
 

@@ -15,10 +15,9 @@ import torch
 from common.accelerator.device import describe_in_child
 from common.engine.errors import UserError
 from common.engine.process import Outcome
-from common.scripts import checkpoints, script, trainer
-from common.scripts.checkpoints import POSITION, Found, Position
+from common.scripts import position, script, trainer
 from common.scripts.outputs import sole_user
-from common.scripts.trainer import converted
+from common.scripts.position import POSITION, Found, Position, converted, read, unlike
 from common.workloads.train import plot_losses as plotting
 from common.workloads.train.build import seed_dropout
 
@@ -220,23 +219,23 @@ def test_a_torn_checkpoint_is_replaced_and_not_counted(place, damage):
     assert "step-000006 is not whole; going back to the one before it" in again
     assert losses(again) == {step: loss for step, loss in losses(said).items() if step >= 4}
     assert place.names() == ["step-000004", "step-000006"]
-    assert checkpoints.read(newest)
+    assert read(newest)
 
 
 @pytest.mark.parametrize(("key", "value"), [
     ("shape", None), ("shape", "large"), ("files", None), ("files", []), ("files", {"x": 1}),
     ("epoch", "first"), ("batch_size", None), ("processes", {}), ("history", [[1, 2]]),
-    ("history", 5),
+    ("history", 5), ("batch_size", 0),
 ])  # fmt: skip
 def test_a_position_that_says_too_little_is_not_whole(tmp_path, key, value):
     told = {"epoch": 1, "batches": 2, "steps": 2, "batch_size": 2, "processes": 1, "shape": {}}
     told |= {"files": {}, "history": [[0, 1.0, 2.0]]}
     path = tmp_path / POSITION
     path.write_text(json.dumps(told))
-    assert checkpoints.read(tmp_path).position == Position(1, 2, 2)
+    assert read(tmp_path).position == Position(1, 2, 2)
     told |= {key: value}
     path.write_text(json.dumps({k: v for k, v in told.items() if v is not None}))
-    assert checkpoints.read(tmp_path) is None
+    assert read(tmp_path) is None
 
 
 def test_a_torn_checkpoint_elsewhere_goes_with_the_next_save(place):
@@ -289,7 +288,7 @@ def test_a_full_disk_is_a_sentence_and_keeps_the_older_checkpoint(place, request
     said = place.refused("--max-steps", "2")
     assert "cannot be written (File too large); the checkpoints that were there are kept" in said
     assert place.names() == ["step-000001"]
-    assert checkpoints.read(place.saved / "step-000001")
+    assert read(place.saved / "step-000001")
 
 
 def test_a_full_disk_keeps_the_older_weights(place, tmp_path, request):
@@ -320,7 +319,7 @@ def test_another_recipe_text_or_shape_is_one_sentence_that_says_what_differs(pla
 
 def test_another_vocabulary_is_refused(place, monkeypatch):
     place.train("--max-steps", "1")
-    monkeypatch.setattr(checkpoints, "VOCABULARY", {"vocab.bpe": "0", "encoder.json": "1"})
+    monkeypatch.setattr(position, "VOCABULARY", {"vocab.bpe": "0", "encoder.json": "1"})
     assert "is of another vocabulary (vocab.bpe" in place.refused("--max-steps", "2")
 
 
@@ -330,6 +329,14 @@ def test_a_batch_that_is_asked_for_is_taken_and_said(place):
     assert "a step had 2 window(s) (1 process(es)), and has 3 now (1)" in said
     assert (place.position(5)["batches"], place.position(5)["batch_size"]) == (3, 3)  # 8 of 9
     assert place.train("--max-steps", "6", batch=0).count("a step had") == 0  # as it was left
+
+
+def test_a_choice_that_came_later_was_plain_before():
+    ours = {"recipe": {"weight_decay": 0.1, "dropout": 0.5}, "shape": {"layers": 1}}
+    theirs = {"recipe": {"dropout": 0.5}, "shape": {"layers": 1}}
+    assert unlike(theirs, ours) == ""
+    theirs |= {"recipe": "secret"}
+    assert unlike(theirs, ours) == "another recipe (it does not say which)"
 
 
 @pytest.mark.parametrize(("windows", "last", "expected"), [

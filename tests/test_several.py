@@ -12,8 +12,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from common.engine.errors import OtherLost, UserError
-from common.scripts.checkpoints import read
 from common.scripts.distributed import Torchrun, rows, summarise
+from common.scripts.position import read
 from common.workloads.parallel.processes import about_others, joined
 from tests.test_distributed import (
     finish,

@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -22,94 +22,19 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 from common.engine.errors import UserError
-from common.gpt.shape import Shape
-from common.gpt.text import VOCABULARY, Text
 from common.gpt.weights import in_short
+from common.scripts.position import POSITION, Found, Position, read, unlike
 from common.scripts.world import World
 from common.workloads.train.build import Run, seed_dropout
-from common.workloads.train.recipe import Recipe
 
 # torch says of every checkpoint of a single process that it is one
 warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
 
 KEEP = 2
-POSITION = "position.json"
 STEP = re.compile(r"step-\d{6,}")
 STALE = re.compile(r"step-\d{6,}\.partial")
 SHARED_S = 5.0  # for a file that one machine made to be seen on another one: NFS is slow at it
 TORCH_WRITER = "inline_container.cc"  # told without the system's reason, of another process
-# not of a checkpoint's identity: told apart from it, and switched off where no compiler is found
-NOT_IDENTITY = ("batch_size", "compile")
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where training is: `batches` of the epoch and `steps` in all are done."""
-
-    epoch: int = 1
-    batches: int = 0
-    steps: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """A whole checkpoint."""
-
-    path: Path
-    position: Position
-    batch_size: int  # of each process
-    processes: int
-    device: str  # its type
-    history: list[tuple[int, float, float]]  # (step, train loss, validation loss)
-    identity: dict
-
-    @property
-    def windows(self) -> int:
-        """Of a step, in all processes."""
-        return self.batch_size * self.processes
-
-
-def identity_of(shape: Shape, recipe: Recipe, text: Text) -> dict:
-    """What must be the same for training to go on."""
-    choices = {k: v for k, v in recipe.to_json().items() if k not in NOT_IDENTITY}
-    return {
-        "shape": asdict(shape),
-        "recipe": choices,
-        "text": {"sha256": text.sha256[:16]},
-        "vocabulary": VOCABULARY,
-    }
-
-
-def unlike(theirs: dict, ours: dict) -> str:
-    """What differs between two identities, in words; empty: nothing."""
-    found = []
-    for name, own in ours.items():
-        if (other := theirs.get(name)) is None:
-            found.append(f"another {name} (it does not say which)")
-        elif changed := [key for key in own if other.get(key) != own[key]]:
-            changes = (f"{k} {other.get(k)}, not {own[k]}" for k in changed)
-            found.append(f"another {name} ({'; '.join(changes)})")
-    return " and ".join(found)
-
-
-def read(path: Path) -> Found | None:
-    """The checkpoint in a folder; None if it is not whole."""
-    try:
-        told = json.loads((path / POSITION).read_text(encoding="utf-8"))
-        whole = all((path / n).stat().st_size == size for n, size in told["files"].items())
-        found = Found(
-            path=path,
-            position=Position(*(int(told[key]) for key in ("epoch", "batches", "steps"))),
-            batch_size=int(told["batch_size"]),
-            processes=int(told["processes"]),
-            device=str(told.get("device")),
-            history=[(int(s), float(a), float(b)) for s, a, b in told.get("history", ())],
-            identity={key: told.get(key) for key in ("recipe", "text", "vocabulary")}
-            | {"shape": dict(told["shape"])},
-        )
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return None
-    return found if whole else None
 
 
 class Checkpoints:

@@ -5,7 +5,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,8 +21,9 @@ from common.engine.settle import Trials
 from common.gpt import weights
 from common.gpt.generate import generate
 from common.gpt.text import Windows, read_text, read_tokens, split
-from common.scripts.checkpoints import Checkpoints, Found, Position, identity_of, unlike
+from common.scripts.checkpoints import Checkpoints
 from common.scripts.outputs import optional, tell
+from common.scripts.position import Found, Position, converted, identity_of, unlike
 from common.scripts.world import World
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import build, evaluate, seed_dropout, train_step
@@ -126,6 +127,8 @@ class Trainer:
 
     def go_on_from(self, found: Found) -> None:
         self.checkpoints.load(self.run, found)
+        if self.options.load:
+            self.say(f"--load {self.options.load} was for the start; it is not read again")
         self.history = found.history
         here = self.run.recipe.batch_size * self.world.size
         self.position = converted(found, here, len(self.loader))
@@ -311,14 +314,3 @@ class Trainer:
 
             if self.history:
                 plot_loss(self.history, Path(sys.argv[0]).name, self.options.plot)
-
-
-def converted(found: Found, windows: int, last: int) -> Position:
-    """Where the same windows of the epoch are done in steps of so many windows, `last` an epoch.
-
-    A step of all processes together takes the next windows of the epoch's one order, however many
-    share it (torch's DistributedSampler), so that none is left out.
-    """
-    epoch, batches, steps = astuple(found.position)
-    batches = batches * found.windows // windows
-    return Position(epoch, batches, steps) if batches < last else Position(epoch + 1, 0, steps)
