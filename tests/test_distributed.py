@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from common.scripts.checkpoints import POSITION
+from common.scripts.position import read
 from common.workloads.parallel.processes import bind_device
 from tests.conftest import PROJECT
 
@@ -41,9 +41,11 @@ def torchrun(folder: Path, *options: str, processes: int = 2, launcher: tuple = 
     return [*command, "--plot", str(folder / "loss.png"), "--record", str(folder / "ddp.jsonl")]
 
 
-def finish(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+def finish(command: list[str], **environment: str | None) -> subprocess.CompletedProcess:
+    """`environment`: beside EAGER's; None: not set."""
+    found = {name: value for name, value in (EAGER | environment).items() if value is not None}
     return subprocess.run(
-        command, cwd=PROJECT, env=EAGER | environment, capture_output=True, text=True, timeout=180
+        command, cwd=PROJECT, env=found, capture_output=True, text=True, timeout=180
     )
 
 
@@ -117,8 +119,9 @@ def test_efficiency_is_against_a_measured_single_process(pair, tmp_path):
     assert "Scaling efficiency: not measured; run it with --nproc_per_node=1" in pair[1]
     shutil.copy(pair[0] / "ddp.jsonl", tmp_path)
     options = ("--max-steps", "6", "--batch-size", "2")
-    finish(torchrun(tmp_path, *options, processes=1))
-    second = finish(torchrun(tmp_path, *options, "--bucket-mib", "1"))
+    # as README types them: torchrun itself then sets the threads of several processes only
+    finish(torchrun(tmp_path, *options, processes=1), OMP_NUM_THREADS=None)
+    second = finish(torchrun(tmp_path, *options, "--bucket-mib", "1"), OMP_NUM_THREADS=None)
     assert re.search(r"Scaling efficiency: \d+\.\d% of 2 x \d+ tok/sec \(1 process", second.stdout)
     rows = [json.loads(line) for line in (tmp_path / "ddp.jsonl").read_text().splitlines()]
     assert [row["processes"] for row in rows] == [2, 1, 2]
@@ -147,27 +150,15 @@ def saved(pair, tmp_path) -> Path:
     return shutil.copytree(pair[0] / "checkpoints", tmp_path / "checkpoints")
 
 
-@pytest.mark.parametrize("damage", ["torn", "position"])
-def test_a_torn_checkpoint_is_passed_over_and_named(saved, tmp_path, damage):
-    newest = saved / "step-000020"
-    if damage == "torn":
-        part = max(newest.glob("*.distcp"), key=lambda path: path.stat().st_size)
-        os.truncate(part, part.stat().st_size // 2)
-    else:
-        (newest / POSITION).write_text('{"epoch": 1,')
-    more = ("--checkpoint", str(saved), "--max-steps", "22", "--batch-size", "2")
+def test_a_torn_checkpoint_is_passed_over_by_all(saved, tmp_path):
+    part = max((saved / "step-000020").glob("*.distcp"), key=lambda path: path.stat().st_size)
+    os.truncate(part, part.stat().st_size // 2)
+    more = ("--checkpoint", str(saved), "--max-steps", "20", "--batch-size", "2")
     done = finish(torchrun(tmp_path, *more))
     assert done.returncode == 0, done.stderr
     assert "step-000020 is not whole; going back to the one before it" in done.stdout
-    assert "going on from" in done.stdout
     assert min(losses(done.stdout)) == 18
-
-
-def test_a_checkpoint_of_another_shape_is_refused(saved, tmp_path):
-    more = ("--checkpoint", str(saved), "--layers", "3", "--batch-size", "2")
-    done = finish(torchrun(tmp_path, *more))
-    assert done.returncode != 0
-    assert "step-000020 is of another shape" in done.stderr
+    assert read(saved / "step-000020")
 
 
 def test_a_process_that_falls_silent_ends_in_a_sentence_and_leaves_no_orphan(tmp_path):

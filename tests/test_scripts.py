@@ -5,10 +5,13 @@ import importlib
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
+from common.scripts import script, trainer
 from common.workloads.train.recipe import Recipe
 from steps import LADDER
 from tests.conftest import PROJECT, run
@@ -87,24 +90,21 @@ def test_foot_and_top_train_and_hand_over_a_checkpoint_and_the_top_finds_its_bat
     assert re.search(r"^batch \d+ \(the search ended at .+\)$", top.stdout, re.MULTILINE)
 
 
-def test_a_slow_evaluation_does_not_move_the_rate(tmp_path):
+def test_a_slow_evaluation_does_not_move_the_rate(tmp_path, monkeypatch, capsys):
     """Each evaluation takes 1000 s by the loop's own clock, which must stand still meanwhile."""
-    slow = (
-        "import sys, time, types, importlib\n"
-        "from common.scripts import trainer as train, script as command\n"
-        "quick, real, extra = train.evaluate, time.perf_counter, [0.0]\n"
-        "def evaluate(*arguments):\n"
-        "    extra[0] += 1000.0\n"
-        "    return quick(*arguments)\n"
-        "train.evaluate = evaluate\n"
-        "train.time = types.SimpleNamespace(perf_counter=lambda: real() + extra[0])\n"
-        f"sys.argv = ['{FOOT}.py', *{TINY!r}, '--plot', r'{tmp_path / 'loss.png'}']\n"
-        f"script = importlib.import_module('{FOOT}')\n"
-        "command.main(script.RECIPE, script.__doc__)\n"
-    )
-    done = run("-c", slow)
-    assert done.returncode == 0, done.stderr
-    rows = check_output(done.stdout)
+    quick, real, extra = trainer.evaluate, time.perf_counter, [0.0]
+
+    def evaluate(*arguments):
+        extra[0] += 1000.0
+        return quick(*arguments)
+
+    monkeypatch.setattr(trainer, "evaluate", evaluate)
+    clock = SimpleNamespace(perf_counter=lambda: real() + extra[0])
+    monkeypatch.setattr(trainer, "time", clock)
+    line = [f"{FOOT}.py", *TINY, "--plot", str(tmp_path / "loss.png")]
+    monkeypatch.setattr("sys.argv", line)
+    script.main(recipe_of(FOOT), "the foot")
+    rows = check_output(capsys.readouterr().out)
     assert int(rows[1][5]) > 20  # 15 steps of 128 tokens: with the evaluations inside, 1 a second
 
 

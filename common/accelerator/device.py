@@ -22,6 +22,7 @@ from common.engine.device import (
 )
 from common.engine.errors import UserError
 from common.engine.machine import machine_facts, version_facts
+from common.engine.workload import Launch
 
 
 def pick_type(wanted: str) -> str:
@@ -71,7 +72,8 @@ def describe_in_child(device_type: str) -> DeviceFacts:
     if device_type == "cpu":
         return describe("cpu")
     command = [sys.executable, "-m", __name__, device_type]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = Launch().variables()
+    done = subprocess.run(command, env=found, capture_output=True, text=True, timeout=120)
     if done.returncode:
         last_line = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise UserError(f"--device {device_type}: the device does not answer: {last_line}")

@@ -21,6 +21,7 @@ from pathlib import Path
 from statistics import geometric_mean
 
 import psutil
+import torch
 
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
@@ -115,7 +116,8 @@ def scripts(campaign: "Campaign", seconds: float) -> str:
 def run_for(command: list[str], seconds: float) -> tuple[int | None, str]:
     """A command's exit status, None if its time ran out, and what it said."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, cwd=PROJECT, **pipes) as child:
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}  # 02 alone would take one
+    with subprocess.Popen(command, cwd=PROJECT, env=os.environ | threads, **pipes) as child:
         try:
             said, _ = child.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:

@@ -41,9 +41,11 @@ def end_now(error: OtherLost) -> NoReturn:
     The interpreter's own end destroys gloo's groups, which joins their threads; one of those may
     wait for the interpreter in turn, for ever (torch 2.13).
     """
-    say(error)
-    sys.stdout.flush()
-    os._exit(2)
+    try:
+        say(error)
+        sys.stdout.flush()
+    finally:
+        os._exit(2)
 
 
 def say(error: UserError) -> None:

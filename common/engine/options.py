@@ -86,3 +86,18 @@ def writable_folder(option: str, folder: Path) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{option} {folder}: cannot be written ({reason})") from error
     return folder
+
+
+def writable_file(option: str, path: Path) -> None:
+    """Raises UserError if the file cannot be written. One that is there stays as it is."""
+    writable_folder(option, path.parent)
+    try:
+        there = path.exists()
+        if there and not path.is_file():
+            raise UserError(f"{option} {path}: not a file; give the name of one")
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{option} {path}: cannot be written ({error.strerror})") from error

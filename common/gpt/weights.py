@@ -1,5 +1,7 @@
 """Parameters in a file that loads into every rung's model: by name, without padding."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -33,10 +35,21 @@ def load_unpadded_state(model: nn.Module, state: dict[str, torch.Tensor]) -> Non
 
 
 def save(model: nn.Module, shape: Shape, path: Path) -> None:
-    """Write the checkpoint beside its place and rename it, so that no half of one is ever seen."""
-    temporary = path.with_name(path.name + ".tmp")
-    torch.save(unpadded_state(model, shape), temporary)
-    temporary.replace(path)
+    """Write the checkpoint beside its place and rename it, so that no half of one is ever seen.
+
+    Raises UserError if it cannot be written; what was there before is then still there.
+    """
+    path = path.resolve()  # of a link, what it leads to
+    handle, temporary = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(unpadded_state(model, shape), file)
+            os.fsync(handle)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except (OSError, RuntimeError) as error:  # RuntimeError: torch's own writer
+        Path(temporary).unlink(missing_ok=True)
+        raise UserError(f"--save {path}: cannot be written ({in_short(error)})") from error
 
 
 def load(model: nn.Module, path: Path) -> None:
@@ -45,5 +58,15 @@ def load(model: nn.Module, path: Path) -> None:
         state = torch.load(path, map_location=next(model.parameters()).device, weights_only=True)
         load_unpadded_state(model, state)
     except Exception as error:  # torch.load raises what the damage happens to cause
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"--load {path}: no checkpoint of this shape ({first[:150]})") from error
+        raise UserError(
+            f"--load {path}: no checkpoint of this shape ({in_short(error)})"
+        ) from error
+
+
+def in_short(error: BaseException) -> str:
+    """What went wrong, in a few words: the system's own, where it was the system."""
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError):  # torch's writer hides a full disk
+        cause = cause.__cause__ or cause.__context__
+    told = getattr(cause, "strerror", None) or str(error)
+    return (told.splitlines() or [type(error).__name__])[0][:150]

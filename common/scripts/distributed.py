@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from common.engine.errors import UserError
@@ -22,7 +24,8 @@ from common.workloads.parallel.processes import joined, preflight
 
 HEADROOM_GIB = 1.5  # for NCCL's buffers and DDP's gradient buckets beside the model
 NEEDED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # torchrun sets them
-SEARCHING = -1  # what the first process tells the others while it searches for a number
+SEARCHING, FOUND, REFUSED = "searching", "found", "refused"  # what the first process tells others
+SAVING = default_pg_timeout  # torch's own, half an hour: a large checkpoint, a slow disk
 SAME = ("device", "shape", "recipe", "threads", "torch")  # what an efficiency needs to be the same
 
 
@@ -37,8 +40,8 @@ class Torchrun:
         add("--bucket-mib", type=whole(1), default=25, metavar="N", help=bucket)
         graph = "tell DDP that every step uses the same parameters"
         add("--static-graph", action="store_true", help=graph)
-        rows = Path("results/ddp.jsonl")
-        add("--record", type=Path, default=rows, metavar="FILE", help=f"default: {rows}")
+        record = Path("results/ddp.jsonl")
+        add("--record", type=Path, default=record, metavar="FILE", help=f"default: {record}")
 
     @contextmanager
     def join(self, device_type: str, options: argparse.Namespace) -> Iterator[World]:
@@ -53,13 +56,26 @@ class Torchrun:
                 "02_opt_multi_gpu_ddp.py (one process per device); without it, not set: "
                 + ", ".join(missing)
             )
+        threads_as_of_several()
         with joined(device_type, options.ddp_timeout, "--ddp-timeout ") as device:
             yield make_world(device, options)
+
+
+def threads_as_of_several() -> None:
+    """Give a single process the one thread that torchrun gives each of several.
+
+    torchrun sets OMP_NUM_THREADS=1 only where it starts several (torch 2.13, distributed/run.py):
+    on another number of threads no efficiency could be told.
+    """
+    if os.environ["WORLD_SIZE"] == "1" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 def make_world(device: torch.device, options: argparse.Namespace) -> World:
     rank, size = dist.get_rank(), dist.get_world_size()
     link = preflight(device)
+    waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.ddp_timeout))
+    saving = dist.new_group(backend="gloo", timeout=SAVING)
 
     def wrap(model: nn.Module) -> nn.Module:
         return DistributedDataParallel(
@@ -75,8 +91,6 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         dist.all_reduce(tensor, operation)
         return tensor.item()
 
-    waiting = dist.new_group(backend="gloo", timeout=timedelta(seconds=options.ddp_timeout))
-
     def summary(facts: dict) -> list[str]:
         choices = {"bucket_mib": options.bucket_mib, "static_graph": options.static_graph}
         return summarise(facts | choices | {"processes": size, "link": link}, options.record)
@@ -87,33 +101,52 @@ def make_world(device: torch.device, options: argparse.Namespace) -> World:
         local_rank=int(os.environ["LOCAL_RANK"]),
         greeting=(
             f"All-reduce between {size} process(es) ({dist.get_backend()}): "
-            f"{link['latency_ms']:.2f} ms, {link['gb_per_s']:.2f} GB/s\n"
+            f"{link['latency_ms']:.2f} ms, {link['gb_per_s']:.2f} GB/s; "
+            f"{torch.get_num_threads()} thread(s) each\n"
         ),
         headroom_gib=HEADROOM_GIB,
+        saving=saving,
         wrap=wrap,
         slowest=lambda value: reduced(value, dist.ReduceOp.MAX),
         mean=lambda value: reduced(value, dist.ReduceOp.SUM) / size,
         from_first=lambda find: from_first(find, waiting, options.ddp_timeout),
+        from_all=lambda value: from_all(value, saving),
         summary=summary,
     )
 
 
-def from_first(find: Callable[[], int], group: dist.ProcessGroup, timeout_s: float) -> int:
+def from_first(find: Callable[[], Any], group: dist.ProcessGroup, timeout_s: float) -> Any:
     """What `find` returns in the first process; the others wait, told again and again that it
-    still searches."""
+    still works. A UserError of the first process is one of all."""
 
-    def tell(value: int) -> int:
-        tensor = torch.tensor(value)
-        dist.broadcast(tensor, src=0, group=group)
-        return int(tensor.item())
+    def tell(state: str, value: Any = None) -> tuple[str, Any]:
+        told = [(state, value)]
+        dist.broadcast_object_list(told, src=0, group=group)
+        return told[0]
 
+    state = SEARCHING
     if dist.get_rank() == 0:
         with repeated(lambda: tell(SEARCHING), timeout_s / 3):
-            found = find()
-        return tell(found)
-    while (found := tell(SEARCHING)) == SEARCHING:
-        pass
-    return found
+            state, value = attempted(find)
+        tell(state, value)
+    while state == SEARCHING:
+        state, value = tell(SEARCHING)
+    if state == REFUSED:
+        raise UserError(value)
+    return value
+
+
+def attempted(find: Callable[[], Any]) -> tuple[str, Any]:
+    try:
+        return FOUND, find()
+    except UserError as error:
+        return REFUSED, str(error)
+
+
+def from_all(value: Any, group: dist.ProcessGroup) -> list:
+    values: list = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value, group=group)
+    return values
 
 
 @contextmanager
@@ -137,27 +170,37 @@ def repeated(action: Callable[[], object], every_s: float) -> Iterator[None]:
 
 def summarise(row: dict, path: Path) -> list[str]:
     """Keep the row, and say how it scales against one process measured on the same clock."""
+    if not row["tok_per_s"]:
+        return []  # one step, which may have compiled, is no rate
     lines = [] if row["processes"] == 1 else [efficiency_line(row, path)]
     append_line(path, row)
     return lines
 
 
 def efficiency_line(row: dict, path: Path) -> str:
-    alone = None
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            other = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # a half-written line of a killed run
-        if other["processes"] == 1 and all(other[key] == row[key] for key in SAME):
-            alone = other
-    if alone is None:
+    alone = [other for other in rows(path) if is_alone(other, row)]
+    if not alone:
         return (
             "Scaling efficiency: not measured; run it with --nproc_per_node=1 first "
-            f"(OMP_NUM_THREADS={row['threads']}, the same --batch-size)"
+            f"(OMP_NUM_THREADS={row['threads']}, --batch-size {row['recipe']['batch_size']})"
         )
-    share = row["tok_per_s"] / row["processes"] / alone["tok_per_s"]
+    share = row["tok_per_s"] / row["processes"] / alone[-1]["tok_per_s"]
     return (
-        f"Scaling efficiency: {share:.1%} of {row['processes']} x {alone['tok_per_s']:.0f} tok/sec "
-        f"(1 process, {alone['date']})"
+        f"Scaling efficiency: {share:.1%} of {row['processes']} x {alone[-1]['tok_per_s']:.0f} "
+        f"tok/sec (1 process, {alone[-1]['date']})"
     )
+
+
+def rows(path: Path) -> Iterator[dict]:
+    """What a file of rows holds, without lines that are none: a killed run's half one, say."""
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def is_alone(other: dict, row: dict) -> bool:
+    """Whether it is of one process that did the same as each of the row's."""
+    alike = all(other.get(key) == row[key] for key in SAME)
+    return alike and other.get("processes") == 1 and (other.get("tok_per_s") or 0) > 0

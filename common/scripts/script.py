@@ -1,14 +1,16 @@
 """The command line of the three scripts."""
 
 import argparse
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from common.accelerator.compiler import missing_compiler
+from common.accelerator.compiler import compile_cache, missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
+from common.scripts.outputs import outputs
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.options import Chosen, add_workload_options, chosen
@@ -21,11 +23,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add_workload_options(parser)
     group = parser.add_argument_group("training")
     add = group.add_argument
-    add("--epochs", type=whole(1), default=1, metavar="N", help="passes over the text; default: 1")
-    add("--max-steps", type=whole(1), metavar="N", help="stop after N steps")
+    add("--epochs", type=whole(1), default=1, metavar="N", help="passes in all; default: 1")
+    add("--max-steps", type=whole(1), metavar="N", help="stop at N steps in all")
     add("--eval-every", type=whole(1), default=15, metavar="N", help="in steps; default: 15")
-    add("--save", type=Path, metavar="FILE", help="write a checkpoint at the end")
-    add("--load", type=Path, metavar="FILE", help="start from a checkpoint")
+    add("--save", type=Path, metavar="FILE", help="write the weights at the end")
+    add("--load", type=Path, metavar="FILE", help="start from such weights")
     curve = Path("results/loss.png")
     add("--plot", type=Path, default=curve, metavar="FILE", help=f"loss curve; default: {curve}")
     add("--checkpoint", type=Path, metavar="DIR", help="save to DIR, and go on from what is there")
@@ -39,6 +41,7 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
 
     `processes` knows how to join the processes that train together: see distributed.py.
     """
+    os.environ.update(compile_cache())
     with exit_on_user_error():
         parser = make_parser(description)
         processes.add_options(parser)
@@ -50,7 +53,7 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
         if recipe.compile and (reason := missing_compiler(device)):
             print(f"training without torch.compile: {reason}", file=sys.stderr)
             recipe = replace(recipe, compile=False)
-        with processes.join(device_type, options) as world:
+        with processes.join(device_type, options) as world, outputs(options, world):
             try:
                 Trainer(recipe, work, options, device, world).train()
             except Exception as error:

@@ -4,6 +4,7 @@ import collections
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,17 @@ from torch.utils.data import DistributedSampler
 from common.accelerator.device import synchronize
 from common.engine.device import GIB, DeviceFacts, peak_resident_bytes
 from common.engine.errors import UserError
-from common.engine.options import writable_folder
 from common.engine.process import run_job
 from common.engine.settle import Trials
 from common.gpt import weights
 from common.gpt.generate import generate
 from common.gpt.text import Windows, read_text, read_tokens, split
-from common.scripts.checkpoints import Checkpoints, Position
+from common.scripts.checkpoints import Checkpoints
+from common.scripts.outputs import optional, tell
+from common.scripts.position import Found, Position, converted, identity_of, unlike
 from common.scripts.world import World
 from common.workloads.train.batches import make_loader, to_device
-from common.workloads.train.build import build, evaluate, train_step
+from common.workloads.train.build import build, evaluate, seed_dropout, train_step
 from common.workloads.train.largest_batch import SearchFailed, find_largest
 from common.workloads.train.options import Chosen
 from common.workloads.train.recipe import Recipe
@@ -63,45 +65,79 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, work: Chosen, options, facts: DeviceFacts, world: World):
         self.options, self.work, self.facts, self.world = options, work, facts, world
-        device_type = facts.type
-        self.device = torch.device(device_type, None if device_type == "cpu" else world.local_rank)
-        self.say(f"PyTorch version: {torch.__version__}\nUsing {device_type}")
-        if device_type == "cuda":
-            self.say(f"CUDA version: {torch.version.cuda}")
-        self.say()
-        if world.greeting:
-            self.say(world.greeting)
-        for option in ("plot", "save"):
-            if path := getattr(options, option):
-                writable_folder(f"--{option}", path.parent)
-        train, validation = split(read_tokens(read_text(options.text)), work.shape)
+        local = None if facts.type == "cpu" else world.local_rank
+        self.device = torch.device(facts.type, local)
+        self.greet()
+        text = read_text(options.text)
+        train, validation = split(read_tokens(text), work.shape)
+        identity = identity_of(work.shape, recipe, text)
+        self.agree(identity)
         self.checkpoints = found = None
         if options.checkpoint:
-            self.checkpoints = Checkpoints(options.checkpoint, world, work.shape, self.say)
-            found = self.checkpoints.latest()
-        if found:  # the batch that was found then: the same tokens in the same order
-            recipe = replace(recipe, batch_size=found.batch_size)
-        elif TRAINING.is_open(recipe):
-            batch = world.from_first(lambda: self.find_batch(recipe, len(train)))
-            recipe = replace(recipe, batch_size=batch)
-        if recipe.batch_size * world.size > len(train):
-            raise UserError(
-                f"--batch-size {recipe.batch_size}: with {world.size} process(es) a step wants "
-                f"more windows than the text has; at most {len(train) // world.size}"
-            )
+            self.checkpoints = Checkpoints(options.checkpoint, world, identity, self.say)
+            found = self.checkpoints.find()
+        recipe = replace(recipe, batch_size=self.batch_for(recipe, len(train), found))
         self.run = build(recipe, work.shape, self.device, world.wrap)
-        if options.load:
+        if options.load and not found:
             weights.load(self.run.inner, options.load)
+        seed_dropout(world.rank)
         self.sampler = DistributedSampler(train, world.size, world.rank, drop_last=True)
         self.loader = make_loader(train, recipe, self.sampler)
         self.eval_batches = [self.first_windows(windows) for windows in (train, validation)]
-        self.history: list[tuple[int, float, float]] = []  # (step, train loss, validation loss)
+        self.watch = Stopwatch(self.device)
+        self.lines = 0  # printed by this process
         self.tokens, self.seconds = 0, 0.0  # of all steps but the first
-        self.position = self.checkpoints.load(self.run, found) if found else Position()
+        self.position = Position()
+        self.history: list[tuple[int, float, float]] = []  # (step, train loss, validation loss)
+        if found:
+            self.go_on_from(found)
+
+    def greet(self) -> None:
+        self.say(f"PyTorch version: {torch.__version__}\nUsing {self.device.type}")
+        if self.device.type == "cuda":
+            self.say(f"CUDA version: {torch.version.cuda}")
+        self.say()
+        if self.world.greeting:
+            self.say(self.world.greeting)
 
     def say(self, *parts) -> None:
         if self.world.rank == 0:
-            print(*parts, flush=True)
+            tell(*parts)
+
+    def agree(self, identity: dict) -> None:
+        """Raises UserError where a process would train on another text, say, than the first."""
+        first, *others = self.world.from_all(identity)
+        for rank, other in enumerate(others, start=1):
+            if words := unlike(other, first):
+                raise UserError(f"rank {rank} was given {words}; rank 0's must be the same")
+
+    def batch_for(self, recipe: Recipe, windows: int, found: Found | None) -> int:
+        """The batch that was asked for, went before, or is found. Raises UserError if too large."""
+        batch = recipe.batch_size
+        if found and not self.options.batch_size:
+            batch = found.batch_size  # the same tokens in the same order
+        elif TRAINING.is_open(recipe):
+            batch = self.world.from_first(lambda: self.find_batch(recipe, windows))
+        if batch * self.world.size > windows:
+            raise UserError(
+                f"--batch-size {batch}: with {self.world.size} process(es) a step wants "
+                f"more windows than the text has; at most {windows // self.world.size}"
+            )
+        return batch
+
+    def go_on_from(self, found: Found) -> None:
+        self.checkpoints.load(self.run, found)
+        if self.options.load:
+            self.say(f"--load {self.options.load} was for the start; it is not read again")
+        self.history = found.history
+        here = self.run.recipe.batch_size * self.world.size
+        self.position = converted(found, here, len(self.loader))
+        if here != found.windows:
+            self.say(
+                f"a step had {found.windows} window(s) ({found.processes} process(es)), and has "
+                f"{here} now ({self.world.size}): goes on at the same place in the text, or less "
+                "than a step before it"
+            )
 
     def find_batch(self, recipe: Recipe, windows: int) -> int:
         """The largest batch that trains here; the first process searches for all."""
@@ -146,50 +182,88 @@ class Trainer:
         ]
 
     def train(self) -> None:
-        first = self.position
-        limit = self.options.max_steps or self.options.epochs * len(self.loader)
-        watch = Stopwatch(self.device)
-        for epoch in range(first.epoch, self.options.epochs + 1):
-            self.sampler.set_epoch(epoch)
-            batches = iter(self.loader)
-            done = first.batches if epoch == first.epoch else 0
-            collections.deque(itertools.islice(batches, done), maxlen=0)  # seen before a restart
-            for count in range(done + 1, len(self.loader) + 1):
-                watch.start()
-                train_step(self.run, *to_device(self.run.recipe, self.device, *next(batches)))
-                watch.steps += 1
-                self.position = Position(epoch, count, self.position.steps + 1)
-                ends = self.position.steps >= limit
-                if ends or count == len(self.loader) or self.due():
-                    watch.stop()
-                    self.print_line(watch)
-                if self.save_due(ends):
-                    watch.stop()
-                    self.checkpoints.save(self.run, self.position)
-                if ends:
-                    break
-            watch.stop()
-            if self.world.rank == 0:
-                self.say(generate(self.run.inner, self.run.shape, PROMPT))
-            if ends:
+        """Train what is left to do, and say how it went."""
+        begun = self.position
+        if self.over():
+            self.say(self.nothing_to_do())
+            self.world.from_first(self.save_weights)
+        while not self.over():
+            self.train_epoch()
+            self.world.from_first(self.sample)
+        if self.world.rank == 0:
+            if self.position != begun:
+                self.summarise()
+            self.plot()
+
+    def over(self) -> bool:
+        """Whether the limits, which are totals over all starts, are reached."""
+        steps, epochs = self.options.max_steps, self.options.epochs
+        return self.position.epoch > epochs or bool(steps and self.position.steps >= steps)
+
+    def nothing_to_do(self) -> str:
+        epochs, steps = self.position.epoch - 1, self.position.steps
+        limits = [f"--epochs {self.options.epochs}"]
+        limits += [f"--max-steps {self.options.max_steps}"] if self.options.max_steps else []
+        return (
+            f"nothing to do: {epochs} epoch(s) and {steps} step(s) are done, and the limits, "
+            f"{' and '.join(limits)}, are totals; give larger ones to train on"
+        )
+
+    def train_epoch(self) -> None:
+        """Train to the epoch's end, or to a limit."""
+        epoch, done, last = self.position.epoch, self.position.batches, len(self.loader)
+        batches = self.batches(epoch, done)
+        for count in range(done + 1, last + 1):
+            self.watch.start()
+            train_step(self.run, *to_device(self.run.recipe, self.device, *next(batches)))
+            self.watch.steps += 1
+            steps = self.position.steps + 1
+            ends = count == last
+            self.position = Position(epoch + ends, 0 if ends else count, steps)
+            if self.over() or ends or self.due():
+                self.watch.stop()
+                if self.over():  # before all else: nothing that fails later can lose them
+                    self.world.from_first(self.save_weights)
+                self.print_line(epoch)
+            if self.save_due():
+                self.watch.stop()
+                self.checkpoints.save(self.run, self.position, self.history)
+            if self.over():
                 break
-        self.finish()
+
+    def batches(self, epoch: int, done: int) -> Iterator:
+        """An epoch's batches after those that are done."""
+        self.sampler.set_epoch(epoch)
+        with torch.random.fork_rng(devices=[]):  # a loader draws a number that dropout would miss
+            batches = iter(self.loader)
+            collections.deque(itertools.islice(batches, done), maxlen=0)
+        return batches
 
     def due(self) -> bool:
         """Whether to evaluate after this step: the first, and then every so many."""
         return (self.position.steps - 1) % self.options.eval_every == 0
 
-    def save_due(self, ends: bool) -> bool:
+    def save_due(self) -> bool:
         every = self.options.checkpoint_every
-        return bool(self.checkpoints) and (ends or self.position.steps % every == 0)
+        return bool(self.checkpoints) and (self.over() or self.position.steps % every == 0)
 
-    def print_line(self, watch: "Stopwatch") -> None:
+    def save_weights(self) -> None:
+        if self.options.save:
+            weights.save(self.run.inner, self.run.shape, self.options.save)
+
+    def sample(self) -> None:
+        with optional("sampling"):
+            self.say(generate(self.run.inner, self.run.shape, PROMPT))
+
+    def print_line(self, epoch: int) -> None:
         """Evaluate and print; outside the clock, which it reads and sets back."""
+        watch = self.watch
         batch = self.run.recipe.batch_size * self.run.shape.context * self.world.size
         seconds, tokens = self.world.slowest(watch.seconds), watch.steps * batch
-        if self.history:  # the first step may compile: it is in no average
+        if self.lines:  # the first step may compile: it is in no average
             self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
         watch.reset()
+        self.lines += 1
         train, validation = (
             self.world.mean(evaluate(self.run, batches)) for batches in self.eval_batches
         )
@@ -197,7 +271,7 @@ class Trainer:
         self.history.append((step, train, validation))
         average = self.tokens / self.seconds if self.seconds else 0.0
         line = (
-            f"Ep {self.position.epoch}, Step {step:06d}, Train: {train:.3f}, "
+            f"Ep {epoch}, Step {step:06d}, Train: {train:.3f}, "
             f"Val: {validation:.3f}, Step tok/sec: {tokens / seconds:.0f}, "
             f"Avg tok/sec: {average:.0f}"
         )
@@ -205,9 +279,8 @@ class Trainer:
             line += f", Per device: {average / self.world.size:.0f}"
         self.say(line)
 
-    def finish(self) -> None:
-        if self.world.rank:
-            return
+    def summarise(self) -> None:
+        """What was reached, and in how much memory."""
         row = {
             "date": datetime.now(UTC).date().isoformat(),
             "device": self.facts.name,
@@ -217,8 +290,13 @@ class Trainer:
             "torch": torch.__version__,
             "tok_per_s": self.tokens / self.seconds if self.seconds else 0.0,
         }
-        for line in self.world.summary(row):
-            self.say(line)
+        with optional(f"the record {getattr(self.options, 'record', '')}"):
+            for line in self.world.summary(row):
+                self.say(line)
+        with optional("reading the memory"):
+            self.say_memory()
+
+    def say_memory(self) -> None:
         if self.device.type in ("cuda", "xpu"):
             allocated = torch.accelerator.memory_allocated() / GIB
             reserved = torch.accelerator.memory_reserved() / GIB
@@ -229,8 +307,10 @@ class Trainer:
             notes = (" (resident set)", " (peak resident set)")
         self.say(f"\nAllocated memory: {allocated:.4f} GB{notes[0]}")
         self.say(f"Reserved memory: {reserved:.4f} GB{notes[1]}")
-        if self.options.save:
-            weights.save(self.run.inner, self.run.shape, self.options.save)
-        from common.workloads.train.plot_losses import plot_loss
 
-        plot_loss(self.history, Path(sys.argv[0]).name, self.options.plot)
+    def plot(self) -> None:
+        with optional(f"the loss curve {self.options.plot}"):
+            from common.workloads.train.plot_losses import plot_loss
+
+            if self.history:
+                plot_loss(self.history, Path(sys.argv[0]).name, self.options.plot)

@@ -4,7 +4,9 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 
 
@@ -17,10 +19,13 @@ class World:
     local_rank: int = 0
     greeting: str = ""  # what to say of it at the start
     headroom_gib: float = 0.0  # device memory that training together takes beside the model
+    saving: dist.ProcessGroup | None = None  # on hosts, and with more patience than a step has
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model
     slowest: Callable[[float], float] = lambda value: value  # the largest of all processes' values
     mean: Callable[[float], float] = lambda value: value  # over all processes, for display only
-    from_first: Callable[[Callable[[], int]], int] = lambda find: find()  # what its `find` returns
+    # what `find` returns in the first process, or the UserError that it raises there
+    from_first: Callable[[Callable[[], Any]], Any] = lambda find: find()
+    from_all: Callable[[Any], list] = lambda value: [value]  # every process's value, by rank
     summary: Callable[[dict], list[str]] = lambda facts: []  # what to say of it at the end
 
 

@@ -14,7 +14,7 @@ from common.engine.contract import DoesNotApply
 from common.gpt.shape import Shape
 from common.workloads.parallel.recipe import AXES, ParallelRecipe
 from common.workloads.train.batches import to_device
-from common.workloads.train.build import Run, build
+from common.workloads.train.build import Run, build, seed_dropout
 
 
 @dataclass(slots=True)
@@ -66,6 +66,7 @@ def lay_out(recipe: ParallelRecipe, shape: Shape, device: torch.device) -> Paral
         return recipe.replicas.wrap(model, mesh["data"])
 
     built = build(recipe, shape, device, wrap)
+    seed_dropout(mesh.get_local_rank("data"))  # the parts of one replica drop the same
     run = ParallelRun(
         **{part.name: getattr(built, part.name) for part in fields(Run)},
         mesh=mesh,

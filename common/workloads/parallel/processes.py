@@ -1,6 +1,8 @@
 """Processes that torchrun started: how they find each other, and what their link can do."""
 
 import os
+import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import torch.distributed as dist
 from common.engine.errors import OtherLost, UserError, end_now, out_of_memory
 
 PREFLIGHT_MIB, PREFLIGHT_REPEATS = 16, 5
+ORPHAN_S = 0.5  # how often a process looks whether its parent is still there
 BACKENDS = {"cuda": "nccl", "xpu": "xccl"}
 
 
@@ -32,6 +35,7 @@ def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[tor
             f"or is gone ({reason})"
         )
 
+    end_with_torchrun()
     try:
         where = ":".join(os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT"))
         # torch itself gives up after the time-out and a pause, but for one case: see ended_after
@@ -48,9 +52,26 @@ def joined(device_type: str, timeout_s: float, option: str = "") -> Iterator[tor
     except (RuntimeError, dist.DistError) as error:
         if out_of_memory(error) or not about_others(error):
             raise
-        raise lost(str(error).strip().splitlines()[0][:120]) from error
+        whole = str(error).strip()
+        sys.stderr.write(f"rank {rank}: {type(error).__name__}: {whole}\n")
+        raise lost(whole.splitlines()[0][:120]) from error
     else:  # only then: with answers outstanding, gloo can crash here, before the error is told
         dist.destroy_process_group()
+
+
+def end_with_torchrun() -> None:
+    """End this process when the torchrun that started it is gone, however that ended.
+
+    Its workers would train on, and write checkpoints beside those of the job's next start.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        threading.Thread(target=watch_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_S)
+    end_now(OtherLost("torchrun, which started this process, is gone"))
 
 
 @contextmanager
@@ -101,11 +122,26 @@ def bind_device(device_type: str) -> torch.device:
     return torch.device(device_type, local_rank)
 
 
+# gloo's errors in waiting, reading, and writing; its failed checks begin with "[enforce fail at"
+GLOO = re.compile(r"\[(?!enforce fail)\S*gloo/transport/\S+:\d+\]")
+# what NCCL's and c10d's one type of error says where a peer is to blame: NCCL's result code, its
+# socket code's names (Last error), torch's watchdog and communicator set-up
+NCCL = re.compile(
+    r"ncclRemoteError|Last error:\s*(socket\w+: |Call to \w+ (to|from) |NET/\w+ ?: Got completion)"
+    r"|Watchdog caught collective operation timeout|communicator was aborted"
+    r"|ncclUniqueId from \[\d+\] via c10d key-value store"
+)
+
+
 def about_others(error: Exception) -> bool:
-    """Whether an error says that another process is late or gone; gloo and NCCL say it in words."""
-    words = ("timed out", "timeout", "connection", "peer", "store", "nccl", "socket", "broken pipe")
-    said = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in said for word in words)
+    """Whether an error says that another process is late or gone.
+
+    By its type, where torch has one for that, or by who raised it; never by words that an error of
+    this process may use as well.
+    """
+    if isinstance(error, dist.DistBackendError):
+        return bool(NCCL.search(str(error)) or GLOO.search(str(error)))
+    return isinstance(error, dist.DistError) or bool(GLOO.search(str(error)))
 
 
 def preflight(device: torch.device) -> dict[str, float]:

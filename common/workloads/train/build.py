@@ -15,6 +15,7 @@ from common.gpt.weights import PADDED
 from common.workloads.train.recipe import Recipe
 
 SEED = 123
+SEED_STRIDE = 1_000_003  # more than there are replicas
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ def build(
     `wrap` makes a model train together with other processes' models. It comes before compiling, so
     that the compiler can cut the graph where gradients are ready to be sent.
     """
-    torch.manual_seed(SEED)  # dropout; parameters have seeds of their own
+    seed_dropout(replica=0)  # parameters have seeds of their own
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     model = GPT(shape, recipe, padded_vocab_size(recipe, shape))
     seed_parameters(model, shape)
@@ -67,6 +68,15 @@ def build(
         fused=recipe.fused_optimizer or None,
     )
     return Run(recipe, shape, device, model, objective, optimizer)
+
+
+def seed_dropout(replica: int, steps: int = 0) -> None:
+    """Start this process's random numbers on every device, once the model is built.
+
+    Replicas that drop the same places would average fewer masks than they could. `steps`: done
+    before, so that a run that goes on without its old random numbers does not repeat the first.
+    """
+    torch.manual_seed(SEED + replica + steps * SEED_STRIDE)
 
 
 def parameter_groups(model: nn.Module) -> list[dict]:
