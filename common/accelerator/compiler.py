@@ -6,6 +6,8 @@ import shutil
 import struct
 import sys
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -63,6 +65,18 @@ def is_whole(library: Path) -> bool:
     (table,) = struct.unpack_from("<Q", header, 0x28)
     size, count = struct.unpack_from("<HH", header, 0x3A)
     return library.stat().st_size >= table + size * count
+
+
+@contextmanager
+def with_compile_cache() -> Iterator[None]:
+    """Give this process that cache, for as long as the block lasts."""
+    own = compile_cache()
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del os.environ[name]
 
 
 def own_compile_cache() -> Path:

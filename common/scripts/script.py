@@ -1,12 +1,11 @@
 """The command line of the three scripts."""
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-from common.accelerator.compiler import compile_cache, missing_compiler
+from common.accelerator.compiler import missing_compiler, with_compile_cache
 from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
@@ -41,8 +40,7 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
 
     `processes` knows how to join the processes that train together: see distributed.py.
     """
-    os.environ.update(compile_cache())
-    with exit_on_user_error():
+    with with_compile_cache(), exit_on_user_error():
         parser = make_parser(description)
         processes.add_options(parser)
         options = parser.parse_args()
