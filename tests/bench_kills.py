@@ -1,6 +1,6 @@
 """Kill a run of the ladder at random moments, also inside a compilation, and resume it each time.
 
-python -m tests.bench_kills [TRIALS]: half an hour for 20, each with a compile cache of its own.
+python -m tests.bench_kills [TRIALS [SEED]]: half an hour for 20, each with a compile cache of its own.
 """
 
 import os
@@ -49,13 +49,13 @@ def trial(folder: Path, moment: float) -> tuple[bool, dict[int, str]]:
     return inside, {record["rung"]: record["status"] for record in records}
 
 
-def main(trials: int = 20) -> int:
+def main(trials: int = 20, seed: int = 0) -> int:
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
         start(Path(folder)).wait()
         whole_s = time.monotonic() - begin
     print(f"a whole run takes {whole_s:.0f} s", flush=True)
-    moments, torn = random.Random(0), 0
+    moments, torn = random.Random(seed), 0
     for number in range(trials):
         with tempfile.TemporaryDirectory() as folder:
             moment = moments.uniform(0, whole_s)
