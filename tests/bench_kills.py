@@ -1,6 +1,6 @@
 """Kill a run of the ladder at random moments, also inside a compilation, and resume it each time.
 
-python -m tests.bench_kills [TRIALS [SEED]]: half an hour for 20, each with a compile cache of its own.
+python -m tests.bench_kills [TRIALS [SEED]]: half an hour for 20. Each has its own compile cache.
 """
 
 import os
