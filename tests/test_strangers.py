@@ -1,6 +1,8 @@
 """What is around the project when strangers use it: their environment, limits, and leftovers."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,12 +115,14 @@ def test_an_affinity_is_a_limit():
         os.sched_setaffinity(0, before)
 
 
-def test_a_damaged_compile_cache_is_made_again(tiny_ladder, tmp_path, monkeypatch):
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="g++ makes an ELF")
+def test_a_damaged_compile_cache_is_emptied(tmp_path, monkeypatch):
     """Libraries cut short, as a kill inside a compilation leaves them, are not used."""
-    libraries = [*own_compile_cache().rglob("*.so")]
-    assert libraries
-    assert all(map(is_whole, libraries))
-    whole = libraries[0].read_bytes()
+    library, code = tmp_path / "made.so", tmp_path / "made.cpp"
+    code.write_text("int answer() { return 42; }\n")
+    subprocess.run(["g++", "-shared", "-fPIC", "-o", str(library), str(code)], check=True)
+    assert is_whole(library)
+    whole = library.read_bytes()
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     kept = own_compile_cache() / "ab" / "kernel.so"
@@ -127,6 +131,10 @@ def test_a_damaged_compile_cache_is_made_again(tiny_ladder, tmp_path, monkeypatc
         kept.write_bytes(damaged)
         assert compile_cache() == {"TORCHINDUCTOR_CACHE_DIR": str(own_compile_cache())}
         assert not kept.exists()
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(whole)
+    compile_cache()
+    assert kept.exists()
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,6 @@ def test_a_compiled_rung_that_breaks_has_a_second_try(tmp_path, monkeypatch, rea
 
 
 def test_children_find_the_project_from_any_folder(tmp_path):
-    import subprocess
-
     done = subprocess.run(
         [sys.executable, str(PROJECT / "00_orig.py"), *ONCE[:-2], "--max-steps", "1"],
         cwd=tmp_path, capture_output=True, text=True,
