@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from common.engine.contract import Numerics
 from common.gpt.model import LogitsLoss
 from common.gpt.weights import load_unpadded_state, unpadded_state
+from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.build import build, train_step
 from common.workloads.train.equivalence import has_own_loss
 from common.workloads.train.recipe import LARGEST, Recipe
@@ -152,6 +153,15 @@ def test_exactly_the_declared_fields_change(number):
     above = rung.apply(below)
     changed = {f.name for f in fields(Recipe) if getattr(below, f.name) != getattr(above, f.name)}
     assert changed == set(rung.changes)
+
+
+def test_the_last_step_changes_what_it_declares():
+    """On several devices; what it adds to a recipe of one is a parallel recipe's plain choices."""
+    rung, below = LADDER.rung(LADDER.top), replace(recipe_at(NUMBERS[-1]), devices=2)
+    plain, above = ParallelRecipe.of(below), rung.apply(below)
+    changed = {f.name for f in fields(above) if getattr(plain, f.name) != getattr(above, f.name)}
+    assert changed == set(rung.changes)
+    assert above.processes == 2
 
 
 def test_no_two_rungs_change_the_same_field():

@@ -18,7 +18,7 @@ import psutil
 from common.cli.display import Display
 from common.engine.climb import Climb
 from common.engine.contract import SKIPPED
-from common.engine.errors import UserError
+from common.engine.errors import UserError, in_short
 from common.engine.ladder import Ladder
 from common.engine.options import (
     Parser,
@@ -107,7 +107,7 @@ def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, s
         try:
             write(out / name)
         except Exception as error:  # whatever a library or the disk makes of it
-            print(f"warning: {out / name} is not written ({type(error).__name__}: {error})")
+            print(f"warning: {out / name} is not written ({in_short(error)})")
         else:
             done[kind] = str(out / name)
     return done

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable
 
 from common.engine.contract import SKIPPED, Disturbed, DoesNotApply, NotEquivalent, NotInEffect
-from common.engine.errors import UserError, out_of_memory
+from common.engine.errors import UserError, in_short, out_of_memory
 from common.engine.job import Against
 from common.engine.ladder import ladder_at, rung_named
 from common.engine.measure import measure
@@ -115,12 +115,6 @@ def prober(job: dict) -> Callable[[object], dict[str, str]]:
         return found
 
     return probe
-
-
-def in_short(error: Exception) -> str:
-    """The first line of an error, with its class, at most 200 characters."""
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}"[:200]
 
 
 def die_with_parent() -> None:

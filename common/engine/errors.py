@@ -53,6 +53,12 @@ def say(error: UserError) -> None:
     sys.stderr.flush()
 
 
+def in_short(error: Exception) -> str:
+    """The first line of an error, with its class, at most 200 characters."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"[:200]
+
+
 NO_MEMORY = (  # in the words of those whose errors have no type of their own
     "can't allocate memory",  # c10's allocator for CPUs
     "out of memory",  # CUDA's runtime and driver, HIP, Level Zero, and Triton's launcher

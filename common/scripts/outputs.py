@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from common.engine.errors import UserError
+from common.engine.errors import UserError, in_short
 from common.engine.options import writable_file, writable_folder
 from common.scripts.world import World
 
@@ -34,7 +34,7 @@ def outputs(options: argparse.Namespace, world: World) -> Iterator[None]:
 
 @contextmanager
 def sole_user(option: str, folder: Path) -> Iterator[None]:
-    """Lock the folder itself, until this process ends, however it ends."""
+    """Lock the folder itself, until this process ends, however it ends: no file is left in it."""
     try:
         import fcntl
     except ImportError:  # Windows: runs are not kept apart there
@@ -87,5 +87,4 @@ def optional(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first = (str(error).splitlines() or [""])[0]
-        print(f"{what} failed: {type(error).__name__}: {first}"[:300], file=sys.stderr)
+        print(f"{what} failed: {in_short(error)}", file=sys.stderr)
