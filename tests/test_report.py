@@ -8,7 +8,7 @@ import pytest
 
 from common.engine.errors import UserError
 from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
-from common.engine.stats import UNCHANGED, UNJUDGED
+from common.engine.stats import SAME, UNJUDGED
 from common.engine.workload import Workload
 from common.report import plot
 from common.report.attribution import to_attribution
@@ -76,11 +76,11 @@ def test_what_was_counted_has_no_interval_and_any_difference_counts():
     frame = to_frame(RECORDS, PACKING).set_index("rung")
     assert frame["file_bytes"].tolist() == pytest.approx([1000, 999, 999, 1200, 300])
     assert frame[["file_bytes_low", "file_bytes_high", "x_prev_low"]].isna().all(axis=None)
-    assert frame["verdict"].tolist()[1:] == ["smaller", UNCHANGED, "larger", "smaller"]
+    assert frame["verdict"].tolist()[1:] == ["smaller", SAME, "larger", "smaller"]
     assert frame["x_prev"].tolist()[1:] == pytest.approx([1000 / 999, 1, 999 / 1200, 4])
     assert frame["verdict_base"].tolist()[3:] == ["larger", "smaller"]
     once = to_frame([r for r in RECORDS if r["round"] == 1], PACKING)
-    assert once["verdict"].tolist()[1:] == ["smaller", UNCHANGED, "larger", "smaller"]
+    assert once["verdict"].tolist()[1:] == ["smaller", SAME, "larger", "smaller"]
 
 
 def test_a_metric_may_follow_from_the_whole_table():
@@ -113,9 +113,9 @@ def test_published_gains_stand_in_their_own_column():
 def test_two_runs_of_what_is_counted_are_compared_exactly():
     other = [packed(rung, 1, size) for rung, size in enumerate((1000, 998, 1001))]
     frame = compare(RECORDS, other, PACKING).set_index("rung")
-    assert frame["verdict"].tolist() == [UNCHANGED, "smaller", "larger"]
+    assert frame["verdict"].tolist() == [SAME, "smaller", "larger"]
     assert frame["ratio"].tolist() == pytest.approx([1, 998 / 999, 1001 / 999])
-    assert frame["ratio_low"].isna().all()
+    assert frame["relative"].tolist() == frame["ratio"].tolist()
 
 
 def test_a_rate_with_one_round_is_not_judged():

@@ -119,6 +119,14 @@ def give_back(device: torch.device) -> None:
         torch.accelerator.empty_cache()
 
 
+def room(device: torch.device) -> tuple[float, float] | None:
+    """GiB of the device that this process holds, and that are free; None: the host's memory."""
+    if device.type not in ("cuda", "xpu"):
+        return None
+    free, _ = getattr(torch, device.type).mem_get_info(device)
+    return torch.accelerator.memory_reserved(device) / GIB, free / GIB
+
+
 class PeakMemory:
     """Peak memory since `reset`: (reserved, allocated) in GiB.
 

@@ -1,17 +1,28 @@
 """Two runs beside each other: python -m steps.compare A B
 
 A and B are records.jsonl files or folders that hold one. Prints which settings and machine facts
-differ, then the ratio B / A of every rung with its 95 % interval, then what only one of them has.
+differ, then the ratio B / A of every rung, by itself and relative to the run's, with its 95 %
+interval, then what only one of them has.
 """
 
 import textwrap
 
+from common.engine.metric import EXACT
 from common.engine.options import Parser
 from common.engine.records import as_records_of
 from common.engine.rungs import shown
+from common.engine.stats import UNJUDGED
 from common.engine.workload import Workload
-from common.report.comparison import apart, compare, differences, pair_up, read_run, same_ladder
-from common.report.tables import LEGEND, cell
+from common.report.comparison import (
+    LEAST,
+    apart,
+    compare,
+    differences,
+    pair_up,
+    read_run,
+    same_ladder,
+)
+from common.report.tables import bound, cell
 from ladders import workload_of
 
 
@@ -27,6 +38,16 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def about_whole(frame) -> str:
+    """What the rungs' own ratios are relative to."""
+    whole = (
+        f"x run: B / A of the rung over that of the run, its median rung's {frame['whole'][0]:.2f}"
+    )
+    if (frame["verdict"] == UNJUDGED).all():
+        return f"{whole}. Not judged: that takes {LEAST} rungs in common, and two rounds of each."
+    return f"{whole}, which may be the machine's: runs apart in time cannot tell."
+
+
 def show(a: list[dict], b: list[dict], workload: Workload) -> None:
     frame, headline = compare(a, b, workload), workload.headline
     found = differences(a, b, workload)
@@ -34,16 +55,17 @@ def show(a: list[dict], b: list[dict], workload: Workload) -> None:
     for fact, one, other in found:
         print(f"  {fact}: {one} -> {other}")
     heads = "".join(f"{run + ' ' + headline.title:>9}" for run in "AB")
-    print(f"\n{'':>2} {'rung':<25}{heads}{'B / A':>7}  95 %")
+    print(f"\n{'':>2} {'rung':<25}{heads}{'B / A':>6}{'x run':>6}  95 %")
     for row in frame.to_dict("records"):
-        low, high = (cell(row[f"ratio_{end}"], ".2f", "?") for end in ("low", "high"))
+        low, high = (cell(row[f"relative_{end}"], ".2f", "?") for end in ("low", "high"))
+        interval = "" if headline.noise == EXACT else f"  {low} to {high}"
         print(
             f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row['a']):>9}"
-            f"{headline.text(row['b']):>9}{row['ratio']:>7.2f}  {low} to {high}  "
-            f"{'~' if row['verdict'] in LEGEND else row['verdict']}"
+            f"{headline.text(row['b']):>9}{row['ratio']:>6.2f}{row['relative']:>6.2f}{interval}"
+            f"  {bound(row['verdict'])}"
         )
-    for verdict in set(frame["verdict"]) & LEGEND.keys():
-        print(f"   ~  {verdict}")
+    if headline.noise != EXACT:
+        print(textwrap.fill(f"   {about_whole(frame)}", 80, subsequent_indent="   "))
     if left := apart(pair_up(a, b, workload)):
         print("not compared, as A -> B:")
     for pair in left:

@@ -38,11 +38,10 @@ class Display:
     def __exit__(self, *exception) -> None:
         self.progress.stop()
 
-    def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
-
     def begin(self, turn: int, series: str, number: int, name: str) -> None:
-        if turn != self.turn and self.rounds > 1:
+        if turn != self.turn and self.rounds == 0:
+            self.say(f"generation {turn}: each rung in a fresh process")
+        elif turn != self.turn and self.rounds > 1:
             ahead = f", {self.time_left()}" if self.time_left() else ""
             self.say(f"round {turn} of {self.rounds}{ahead}")
         self.turn, self.begun = turn, time.perf_counter()
@@ -51,6 +50,30 @@ class Display:
 
     def phase(self, text: str) -> None:
         self.progress.update(self.task, description=f"{self.title}: {text}")
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def ready(self, turn: int, series: str, number: int) -> None:
+        """A process is ready to take turns."""
+        took = time.perf_counter() - self.begun
+        if turn == 1:
+            number, _, name = self.title.partition("  ")
+            self.say(f"{number:>2} {name:<30} ready after {took:.0f} s")
+
+    def turning(self, done: int, left_s: float) -> None:
+        """The processes take turns; `done`: how many they have taken."""
+        if done == 0:
+            self.say("taking turns" + (f", {at_most(left_s)}" if left_s > 0 else ""))
+        self.progress.update(self.task, description=f"turn {done + 1}", left=at_most(left_s))
+
+    def looked(self, unknown: int, left_s: float) -> None:
+        """The table was looked at; of so many rungs a gain is not known closely enough."""
+        self.say(
+            f"{unknown} rung(s) not known closely enough, {at_most(left_s)}"
+            if unknown
+            else "every gain is known closely enough"
+        )
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""
@@ -62,6 +85,8 @@ class Display:
         self.finished += 1
         if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
             self.seconds.append(took)
+        if record.get("generation") and record["round"] > 1 and record["status"] == "ok":
+            return  # its figures come with those of the others
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
         self.say(progress_line(record, self.workload) + of_series)
         if not self.console.is_terminal and self.finished % 4 == 0 and self.time_left():
@@ -72,7 +97,14 @@ class Display:
 
         From their median: a rung that tries candidates takes several times as long, but only once.
         """
-        if not self.seconds or self.left <= 0:
+        if not self.seconds or self.left <= 0 or not self.rounds:  # turns: a budget tells
             return ""
         left = self.left * median(self.seconds)
         return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+
+
+def at_most(seconds: float) -> str:
+    """What is left of a budget."""
+    if seconds < 1:
+        return "no time left"
+    return f"at most {seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"

@@ -20,23 +20,29 @@ from common.engine.climb import Climb
 from common.engine.contract import SKIPPED
 from common.engine.errors import UserError, in_short
 from common.engine.ladder import Ladder
+from common.engine.metric import ROUNDS
 from common.engine.options import (
     Parser,
+    duration,
     output_folder,
     seconds,
+    share,
     whole,
     whole_number,
     writable_folder,
 )
-from common.engine.plan import Plan
+from common.engine.plan import ALONE, WITHOUT, Plan, Turns
 from common.engine.records import NoRecords, Records, as_records_of, sole_writer, write_atomically
 from common.engine.rungs import REFERENCE, called
+from common.engine.stats import percent
 from common.engine.workload import Planned, Writer
 from common.report.attribution import attribution_markdown, attribution_text, to_attribution
 from common.report.frame import to_csv, to_frame
-from common.report.tables import to_markdown, to_text
+from common.report.tables import control, control_text, to_markdown, to_text
 from ladders import LADDERS, load
 
+RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
+SECONDS_EACH = 40.0  # of a run's budget, for each rung
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -58,7 +64,11 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
     ladder.workload.options(parser)
     add = parser.add_argument_group("measuring").add_argument
-    rounds = "fresh processes per rung; default: 3 on accelerators, 2 on CPUs"
+    known = "take turns until every gain is known so closely; default: 3%% on CPUs"
+    add("--resolution", type=share, metavar="P%", help=known)
+    budget = "stop at the latest then; default: 40s for each rung"
+    add("--budget", type=duration, metavar="TIME", help=budget)
+    rounds = "one process at a time instead, N of each rung; default on accelerators: 3"
     add("--rounds", type=whole(1, 1000), metavar="N", help=rounds)
     add("--attribute", action="store_true", help="also each rung alone, and the stack without it")
     add("--without", metavar="N", help="also the full stack without rung N")
@@ -124,7 +134,7 @@ def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]
         ),
         "png": ("ladder.png", lambda path: pictures().plot_ladder(frame, records, workload, path)),
     }
-    if any(record["series"] != "ladder" for record in records):
+    if any(record["series"] in (ALONE, WITHOUT) for record in records):
         gains, title = to_attribution(records, workload), workload.describe(records)
         found |= {
             "attribution_csv": ("attribution.csv", text_writer(lambda: to_csv(gains))),
@@ -163,11 +173,33 @@ def make_plan(ladder: Ladder, options: argparse.Namespace) -> tuple[Plan, Planne
         alone=alone,
         without=without,
         rounds=options.rounds or planned.rounds,
+        turns=turns(ladder, options, planned, len(numbers) + len(alone) + len(without)),
         preset=planned.preset,
         timeout=options.timeout,
         first=planned.first,
     )
     return plan, planned
+
+
+def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: int):
+    """Whether the rungs take turns, and for how long: None where each is measured by itself.
+
+    By default on CPUs only: there the machine's noise is large, and memory for all of them there.
+    """
+    asked = options.resolution is not None or options.budget is not None
+    timed = ladder.workload.headline.noise == ROUNDS
+    if asked and options.rounds is not None:
+        raise UserError("--rounds: without --resolution and --budget, which are for turns")
+    if asked and not timed:
+        raise UserError(f"--resolution and --budget: not for --ladder {options.ladder}, not timed")
+    if options.rounds is not None or not timed or not (asked or planned.device.type == "cpu"):
+        return None
+    usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
+    return Turns(
+        resolution=options.resolution or usual,
+        budget_s=options.budget or SECONDS_EACH * jobs,
+        steps=options.steps,
+    )
 
 
 def extra_jobs(
@@ -208,9 +240,10 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
     """Measure, write the results, and say what came out. Returns the exit status."""
     store, workload = Records(out / "records.jsonl"), plan.ladder.workload
     interrupted = False
-    with Display(len(plan.jobs()) * plan.rounds, plan.rounds, workload) as display:
+    rounds = 0 if plan.turns else plan.rounds  # generations: as many as are needed
+    with Display(len(plan.jobs()) * rounds, rounds, workload) as display:
         run = Climb(plan, store, display)
-        display.say(f"{plan.device.name}: preset {plan.preset}, {plan.rounds} round(s)")
+        display.say(f"{plan.device.name}: preset {plan.preset}, {how(plan)}")
         for line in filter(None, planned.about):
             display.say(line)
         if resume:
@@ -235,9 +268,19 @@ def climb(plan: Plan, planned: Planned, resume: bool, out: Path) -> int:
         "interrupted": interrupted,
         "wall_s": round(wall_s, 1),
         "runner_s": round(wall_s - run.children.seconds, 1),
+        "control": control(records, workload),
     }
     print(json.dumps({"records": str(store.path), **paths, **totals}))
     return INTERRUPTED if interrupted else 1 if failed or not status["ok"] else 0
+
+
+def how(plan: Plan) -> str:
+    if plan.turns is None:
+        return f"{plan.rounds} round(s)"
+    if plan.turns.steps is not None:
+        return f"in turns of {plan.turns.steps} steps"
+    known, most = percent(plan.turns.resolution), plan.turns.budget_s / 60
+    return f"in turns, until gains are known to {known} or for {most:.1f} min"
 
 
 def go_on(run: Climb) -> str:
@@ -247,7 +290,9 @@ def go_on(run: Climb) -> str:
         if os.path.lexists(path):
             kept = run.resume()
             with as_records_of(path):  # or it would be found out after all the measuring
-                _ = to_frame([*run.done.values()], run.workload) if kept else None
+                _ = to_frame(run.known, run.workload) if kept else None
+            if run.plan.turns:
+                return f"resuming: {kept} measurements are kept"
             total = len(run.plan.jobs()) * run.plan.rounds
             return f"resuming: {kept} of {total} measurements are kept"
     except NoRecords:
@@ -259,6 +304,8 @@ def say_results(records: list[dict], plan: Plan) -> None:
     """The table, and whatever else there is to say, in 80 columns."""
     workload = plan.ladder.workload
     print(f"\n{to_text(to_frame(records, workload), workload)}")
+    if said := control_text(control(records, workload)):
+        print(textwrap.fill(f"   {said}", 80, subsequent_indent="   "))
     if plan.alone or plan.without:
         print(f"\n{attribution_text(to_attribution(records, workload))}")
     if more := workload.extra_text(records, plan.first is not None):

@@ -15,13 +15,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 
 from common.engine.contract import SKIPPED, Disturbed, DoesNotApply, NotEquivalent, NotInEffect
 from common.engine.errors import UserError, in_short, out_of_memory
 from common.engine.job import Against
 from common.engine.ladder import ladder_at, rung_named
 from common.engine.measure import measure
-from common.engine.workload import EVENTS, Workload
+from common.engine.session import Session
+from common.engine.workload import COMMANDS, EVENTS, Workload
 
 
 def main() -> None:
@@ -34,11 +36,11 @@ def main() -> None:
     def send(event: dict) -> None:
         os.write(events, (json.dumps(event) + "\n").encode())  # one write: lines must not mix
 
-    def tell(phase: str) -> None:
+    def answer(event: dict) -> None:
         if first:
-            send({"phase": phase})
+            send(event)
 
-    result = guarded(job, tell)
+    result = guarded(job, answer)
     if first or result["status"] != "ok":
         send(result)
     if several and result["status"] != "ok":
@@ -47,10 +49,31 @@ def main() -> None:
         os._exit(1)  # not by the interpreter's end, which can wait for the others for ever
 
 
-def guarded(job: dict, tell: Callable[[str], None]) -> dict:
+class Asked:
+    """The steps that the parent asks for, read from this process's own pipe; see turns.py."""
+
+    def __init__(self, answer: Callable[[dict], None], check_s: float) -> None:
+        rank = os.environ["RANK"] if len(sys.argv) > 1 else 0
+        path = Path(os.environ[EVENTS]).with_name(f"{COMMANDS}{rank}")
+        self.pipe, self.answer, self.check_s = path.open(), answer, check_s
+        self.awake = False
+
+    def wait(self, session: Session) -> int:
+        if not self.awake:
+            held_gib, free_gib = session.room()
+            about = {"check_s": self.check_s, "held_gib": held_gib, "free_gib": free_gib}
+            self.answer({"ready": about})
+            self.awake = True
+        return int(self.pipe.readline())
+
+    def took(self, step_s: list[float]) -> None:
+        self.answer({"block": step_s})
+
+
+def guarded(job: dict, answer: Callable[[dict], None]) -> dict:
     """Do the job: its result with status "ok", or the status and reason of what stopped it."""
     try:
-        return {"status": "ok", "reason": "", **do(job, tell)}
+        return {"status": "ok", "reason": "", **do(job, answer)}
     except DoesNotApply as error:
         return {"status": SKIPPED, "reason": str(error), "refuser": refuser(job, error)}
     except NotInEffect as error:
@@ -66,21 +89,26 @@ def guarded(job: dict, tell: Callable[[str], None]) -> dict:
         return {"status": "oom" if out_of_memory(error) else "failed", "reason": in_short(error)}
 
 
-def do(job: dict, tell: Callable[[str], None]) -> dict:
+def do(job: dict, answer: Callable[[dict], None]) -> dict:
     """Measure the ceilings; or check the recipe, where the job says against what, and time it."""
+
+    def tell(phase: str) -> None:
+        answer({"phase": phase})
+
     whole: Workload = pkgutil.resolve_name(job["workload"])
     recipe, settings = whole.load(job["recipe"]), whole.load_settings(job["settings"])
     if job["kind"] == "ceilings":
         return {"ceilings": whole.ceilings(recipe, settings)}
-    workload, probe, result = whole.of(recipe), prober(job), {}
+    workload, probe, result, begin = whole.of(recipe), prober(job), {}, time.perf_counter()
     with workload.place(recipe, settings) as place:
         if "check" in job:
             tell("checking equivalence")
             against = Against.from_json(job["check"], whole)
             found = workload.check(recipe, against, settings, place)
             result["equivalence"] = found.to_json() if found else {}
+        turns = Asked(answer, time.perf_counter() - begin) if job["turns"] else None
         result["measurement"] = measure(
-            lambda: workload.build(recipe, settings, place), settings, probe, tell
+            lambda: workload.build(recipe, settings, place), settings, probe, tell, turns
         )
     return result
 

@@ -1,12 +1,13 @@
 """Jobs are given to children one at a time; what was disturbed is measured once more."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from common.engine.gpu_watch import GpuWatch, disturbance
 from common.engine.job import Job
 from common.engine.plan import Plan
-from common.engine.process import Outcome, run_job
+from common.engine.process import Child, Outcome, run_job
 from common.engine.watch import DeviceWatch, cpu_disturbance
 
 
@@ -16,6 +17,12 @@ class Display(Protocol):
     def begin(self, turn: int, series: str, number: int, name: str) -> None: ...
 
     def phase(self, text: str) -> None: ...
+
+    def ready(self, turn: int, series: str, number: int) -> None: ...
+
+    def turning(self, done: int, left_s: float) -> None: ...
+
+    def looked(self, unknown: int, left_s: float) -> None: ...
 
     def skip(self) -> None: ...
 
@@ -45,6 +52,18 @@ class Children:
         outcome = run_job(job, self.plan.timeout, self.display.phase, DeviceWatch(self.gpu))
         self.seconds += outcome.wall_s
         return outcome
+
+    def start(self, job: Job, stack: ExitStack) -> tuple[Child, dict | None]:
+        """A process that is ready to take turns, and what it tells of itself; None: it ended."""
+        child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
+        told = child.hear("ready")
+        if told is None:
+            self.seconds += child.wall_s
+            if note := job.workload.again(job.recipe, child.outcome()):
+                self.display.phase(note)
+                child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
+                told, child.note = child.hear("ready"), note
+        return child, told
 
     def undisturbed(self, job: Job) -> tuple[Outcome, list[dict]]:
         """The job's outcome, after one more try if its timed steps were disturbed.

@@ -13,8 +13,9 @@ from typing import Any
 from common.engine.children import Children, Display
 from common.engine.job import Job
 from common.engine.kept import kept, recalled
+from common.engine.looks import LOOKS, Looks
 from common.engine.machine import command_line, commit_facts
-from common.engine.plan import LADDER, Combination, Plan
+from common.engine.plan import LADDER, TWIN, Combination, Plan
 from common.engine.process import Outcome
 from common.engine.records import SCHEMA, Records
 from common.engine.settle import Settled, Trials, Unsettled, best, settle
@@ -31,14 +32,17 @@ class Climb:
     records: Records
     display: Display
     closed: dict[tuple[int, ...], Any] = field(default_factory=dict)  # recipes, by applied rungs
-    done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # records kept or made
+    known: list[dict] = field(default_factory=list)  # records kept or made
+    done: dict[tuple[int, str, int], dict] = field(default_factory=dict)  # by round, series, rung
 
     def __post_init__(self) -> None:
         plan = self.plan
         self.stack, self.workload = Stack(plan), plan.ladder.workload
         self.children = Children(plan, self.display)
         now = datetime.now(UTC)
+        clock = plan.turns.to_json() | {"looks": LOOKS} if plan.turns else None
         self.run_facts = {
+            "clock": clock,
             "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
             "date": now.date().isoformat(),
             "command": command_line(),
@@ -55,18 +59,22 @@ class Climb:
             **commit_facts(),
         }
         self.ceilings: dict = {}
+        self.twin: int | None = None  # the rung that takes part twice, where turns are taken
 
     def resume(self) -> int:
         """Keep what the file's last run has measured under the same facts. Returns how many."""
-        for record in kept(self.records, self.facts, self.workload):
+        for record in kept(self.records, self.facts, self.workload, bool(self.plan.turns)):
             self.run_facts["run_id"] = record["run_id"]
             self.ceilings = record["ceilings"]
-            self.done[record["round"], record["series"], record["rung"]] = record
+            self.remember(record)
         return len(self.done)
 
     def run(self) -> None:
         if self.workload.measures_ceilings and not self.ceilings:
             self.measure_ceilings()
+        if self.plan.turns:
+            Looks(self, self.plan.turns).run()
+            return
         for turn, series, number in self.plan.schedule():
             self.display.begin(turn, series, number, self.plan.ladder.title(number))
             record = self.done.get((turn, series, number))
@@ -75,9 +83,16 @@ class Climb:
                 if record is None:
                     self.display.skip()
                     continue
-                self.records.append(record)
-                self.done[turn, series, number] = record
+                self.append(record)
             self.display.finish(record)
+
+    def append(self, record: dict) -> None:
+        self.records.append(record)
+        self.remember(record)
+
+    def remember(self, record: dict) -> None:
+        self.known.append(record)
+        self.done[record["round"], record["series"], record["rung"]] = record
 
     def measure_ceilings(self) -> None:
         """The device's best, once per run; without it the columns that need it stay empty."""
@@ -104,48 +119,72 @@ class Climb:
 
     def measure(self, turn: int, series: str, number: int) -> dict | None:
         """One rung, once: its record. None where an earlier round already said all there is."""
+        combination = self.combination(series, number)
+        if combination is None:
+            return None
+        if combination.recipe is None:
+            return self.record(turn, series, number, combination)
+        outcome, discarded = self.settled(series, number, combination), []
+        if outcome is None:
+            job = self.job(turn, series, number, combination)
+            outcome, discarded = self.children.undisturbed(job)
+        if self.stack.leave_out(outcome, series, number):
+            del self.stack.combinations[series, number]
+            return self.measure(turn, series, number)
+        return self.conclude(turn, series, number, combination, outcome, discarded)
+
+    def combination(self, series: str, number: int) -> Combination | None:
+        """What to measure there; None where an earlier round already said why nothing is."""
         known = self.stack.combinations
         if (series, number) not in known:
             known[series, number] = self.stack.compose(series, number)
-        elif known[series, number].recipe is None:
-            return None
-        combination = known[series, number]
-        if combination.recipe is None:
-            return self.record(turn, series, number, combination)
-        outcome, discarded = self.outcome(turn, series, number, combination)
-        if self.stack.leave_out(outcome, series, number):
-            del known[series, number]
-            return self.measure(turn, series, number)
+            return known[series, number]
+        return known[series, number] if known[series, number].recipe is not None else None
+
+    def conclude(
+        self,
+        turn: int,
+        series: str,
+        number: int,
+        combination: Combination,
+        outcome: Outcome,
+        discarded: list[dict] = (),
+    ) -> dict:
+        """The record of what came of it. What is not well is not tried again in later rounds."""
         record = self.record(turn, series, number, combination, outcome, discarded)
-        if outcome.status != "ok":
-            combination.recipe = None  # the next rounds need not try it again
+        combination.checked = combination.checked or outcome.status == "ok"
+        if outcome.status != "ok" and series != TWIN:
+            combination.recipe = None
             combination.status, combination.reason = outcome.status, outcome.reason
             if series == LADDER and number > 0:
                 self.stack.dropped[number] = outcome.reason
         return record
 
-    def outcome(
-        self, turn: int, series: str, number: int, combination: Combination
-    ) -> tuple[Outcome, list[dict]]:
-        """What came of it, after one more try if it was disturbed, and what was discarded."""
+    def settled(self, series: str, number: int, combination: Combination) -> Outcome | None:
+        """Settle what the combination leaves open; what came of it where nothing can be kept."""
         try:
             if not combination.settled:
                 self.settle(series, number, combination)
         except Unsettled as error:
             combination.recipe = None
             combination.candidates, combination.refused = error.tried, error.refused
-            return replace(error.outcome, reason=str(error)), []
-        first = not any((s, n) == (series, number) for _, s, n in self.done)
-        return self.children.undisturbed(
-            Job(
-                workload=self.workload,
-                recipe=combination.recipe,
-                settings=self.plan.settings_of(turn, series, number),
-                ladder=self.plan.ladder.address,
-                applied=tuple(combination.applied),
-                under=self.stack.under(number),
-                check=self.stack.check(series, number, combination) if first else None,
-            )
+            return replace(error.outcome, reason=str(error))
+        return None
+
+    def job(
+        self, turn: int, series: str, number: int, combination: Combination, turns: bool = False
+    ) -> Job:
+        """For a fresh process. The first one of a rung also checks it."""
+        unchecked = not combination.checked
+        return Job(
+            workload=self.workload,
+            recipe=combination.recipe,
+            settings=self.plan.settings_of(turn, series, number),
+            ladder=self.plan.ladder.address,
+            applied=tuple(combination.applied),
+            under=self.stack.under(number),
+            check=self.stack.check(series, number, combination) if unchecked else None,
+            turns=turns,
         )
 
     def settle(self, series: str, number: int, combination: Combination) -> None:

@@ -77,6 +77,21 @@ def threads_allowed(processes: int = 1) -> int:
     return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
 
 
+def free_memory_gib(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """GiB that processes may still take: by the machine, and by its container.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst, memory.max; inactive file pages, which
+    memory.current counts, are given back when they are wanted.
+    """
+    free = psutil.virtual_memory().available / GIB
+    try:
+        most, used = ((root / f"memory.{name}").read_text() for name in ("max", "current"))
+        pages = re.search(r"^inactive_file (\d+)", (root / "memory.stat").read_text(), re.M)
+        return min(free, (int(most) - int(used) + int(pages[1])) / GIB)
+    except (OSError, ValueError, TypeError):  # no container, or one without a limit
+        return free
+
+
 def peak_resident_bytes() -> int:
     """The most memory this process has held since its start, or since VmHWM was reset."""
     if sys.platform == "linux":

@@ -44,6 +44,7 @@ class Job:
     applied: tuple[int, ...] = ()  # rungs whose probes must pass
     under: tuple[str, ...] = ()  # likewise, of the ladder that this one stands on: "steps 7"
     check: Against | None = None  # None: no equivalence check
+    turns: bool = False  # time steps whenever it is asked to, not all at once
 
     def launch(self) -> Launch:
         """A device's ceilings take one process, whatever the recipe takes."""
@@ -60,5 +61,6 @@ class Job:
             "under": list(self.under),
             "recipe": self.workload.dump(self.recipe),
             "settings": self.settings.to_json(),
+            "turns": self.turns,
         }
         return values | ({"check": self.check.to_json(self.workload)} if self.check else {})

@@ -21,14 +21,20 @@ SHAPE = {  # of what a kept record is asked, beside its facts
     **dict.fromkeys(("ceilings", "measurement", "window"), dict),
     "wall_s": float,
 }
+TAKEN = {"generation": str, "jobs": list, "group": int}  # of one that took turns
 
 
-def kept(records: Records, facts: dict, workload: Workload) -> list[dict]:
-    """What the file's last run has measured under the same facts. Raises UserError."""
+def kept(records: Records, facts: dict, workload: Workload, turns: bool) -> list[dict]:
+    """What the file's last run has measured under the same facts. Raises UserError.
+
+    `turns`: whether processes took turns; what did not is of no use to a run whose do.
+    """
     found = [
         record
         for record in records.read()
-        if record["status"] in KEPT and all(record.get(k) == v for k, v in facts.items())
+        if record["status"] in KEPT
+        and bool(record.get("clock")) == turns
+        and all(record.get(k) == v for k, v in facts.items())
     ]
     for record in found:
         try:
@@ -40,7 +46,7 @@ def kept(records: Records, facts: dict, workload: Workload) -> list[dict]:
 
 def look_over(record: dict, workload: Workload) -> None:
     """Raises one of WRONG for a record that no run of this project wrote."""
-    for name, kind in SHAPE.items():
+    for name, kind in (SHAPE | (TAKEN if record.get("clock") else {})).items():
         if not isinstance(record[name], kind):
             raise TypeError(f"{name} is {record[name]!r}")
     if record["status"] == "ok":
@@ -72,6 +78,7 @@ def recalled(record: dict, stack: Stack, workload: Workload) -> Combination | No
         tried,
         record.get("refused", {}),  # records of before have none
         settled=recipe is not None,
+        checked=recipe is not None,
     )
 
 

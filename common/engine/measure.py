@@ -7,11 +7,20 @@ first and last of the timed steps' edges; devices that record events themselves 
 import os
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from common.engine.clock import time_steps
 from common.engine.session import Session, Settings, Timed
 
-ONE = (1).__gt__  # "more" for a single step: while none is done
+
+class Turns(Protocol):
+    """Who asks for timed steps, where they are not all taken at once."""
+
+    def wait(self, session: Session) -> int:
+        """Until steps are wanted: how many; 0: no more."""
+
+    def took(self, step_s: list[float]) -> None:
+        """They were taken, in so many seconds each."""
 
 
 def measure(
@@ -19,12 +28,13 @@ def measure(
     settings: Settings,
     probe: Callable[[object], dict[str, str]],
     tell: Callable[[str], None],
+    turns: Turns | None = None,
 ) -> dict:
     """Build a session, warm it up, probe it, time its steps, and audit them.
 
     `probe` looks at it before the clock starts and raises NotInEffect to stop it; `tell` is
-    given each phase as it begins. Returns the measurement for the record, in seconds. Raises
-    Disturbed if the timed steps turn out to be void.
+    given each phase as it begins; `turns` asks for steps, where it is not None. Returns the
+    measurement for the record, in seconds. Raises Disturbed if the timed steps turn out to be void.
     """
     begin = time.perf_counter()
     tell("building")
@@ -33,7 +43,7 @@ def measure(
     clock = session.clock()
     clock.wait()
     startup_s = time.perf_counter() - begin
-    (first_step_s,), _ = time_steps(session.step, ONE, clock)
+    (first_step_s,), _ = time_steps(session.step, at_most(1), clock)
     tell("warming up")
     session.look()
     for _ in range(settings.warmup - 2):
@@ -41,20 +51,48 @@ def measure(
     session.ready()
     in_effect = probe(session.probed)
     session.begin()
-    tell("timing")
-    cpu_before = time.process_time()
-    step_s, window_s = time_steps(session.step, session.more, session.clock())
-    cpu_s = time.process_time() - cpu_before
-    tell("timed")
+    timed = in_turns(session, turns) if turns else at_once(session, tell)
     session.end()
     session.audit()
     found = {
-        "step_s": step_s,
-        "window_s": window_s,
+        "step_s": timed.step_s,
+        "window_s": timed.window_s,
         "first_step_s": first_step_s,
         "startup_s": startup_s,
-        "cpu_share": cpu_s / window_s / (os.cpu_count() or 1),
+        "cpu_share": timed.cpu_s / timed.window_s / (os.cpu_count() or 1),
         "in_effect": in_effect,
     }
-    timed = Timed(step_s=step_s, window_s=window_s, cpu_s=cpu_s)
     return found | session.values(timed, tell)
+
+
+def at_most(steps: int) -> Callable[[int], bool]:
+    """Whether another step is to be taken after so many."""
+    return lambda done: done < steps
+
+
+def at_once(session: Session, tell: Callable[[str], None]) -> Timed:
+    """All timed steps, one after the other."""
+    tell("timing")
+    timed = clocked(session, session.more)
+    tell("timed")
+    return timed
+
+
+def in_turns(session: Session, turns: Turns) -> Timed:
+    """Steps whenever they are asked for; asleep in between."""
+    whole = Timed(step_s=[], window_s=0.0, cpu_s=0.0)
+    while wanted := turns.wait(session):
+        part = clocked(session, at_most(wanted))
+        turns.took(part.step_s)
+        whole = Timed(
+            step_s=whole.step_s + part.step_s,
+            window_s=whole.window_s + part.window_s,
+            cpu_s=whole.cpu_s + part.cpu_s,
+        )
+    return whole
+
+
+def clocked(session: Session, more: Callable[[int], bool]) -> Timed:
+    cpu_before = time.process_time()
+    step_s, window_s = time_steps(session.step, more, session.clock())
+    return Timed(step_s=step_s, window_s=window_s, cpu_s=time.process_time() - cpu_before)

@@ -69,6 +69,30 @@ def probability(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A parser of shares, "3%" or 0.03."""
+    bare = text.strip().removesuffix("%")
+    value = number(bare.strip()) / (100 if text.strip().endswith("%") else 1)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a share above 0 and below 100%, as 3%")
+    return value
+
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def duration(text: str) -> float:
+    """A parser of times: "8m", "90s", "1h", or seconds."""
+    bare = text.strip()
+    unit = UNITS.get(bare[-1:], 0)
+    value = number(bare[:-1] if unit else bare) * (unit or 1)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a time above 0, as 90s, 8m, or 1h")
+    if value > A_YEAR:
+        raise argparse.ArgumentTypeError(f"{text}: must be at most a year")
+    return value
+
+
 def output_folder(text: str) -> Path:
     """A folder's name: an empty one would be the current folder."""
     if not text.strip():

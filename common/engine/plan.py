@@ -1,7 +1,7 @@
 """What a run measures: which rungs, on top of which, how often, and in which order."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from common.engine.device import DeviceFacts
@@ -9,6 +9,19 @@ from common.engine.ladder import Ladder
 from common.engine.session import Settings
 
 LADDER, ALONE, WITHOUT = "ladder", "alone", "without"
+TWIN = "twin"  # one rung once more: how the same thing differs from itself
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """That the rungs' processes take turns, and for how long."""
+
+    resolution: float  # a gain as a share: what is smaller need not be told apart from none
+    budget_s: float  # for the whole run
+    steps: int | None = None  # timed steps of each process; None: as the budget allows
+
+    def to_json(self) -> dict:
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +37,8 @@ class Plan:
     numbers: tuple[int, ...]  # the rungs to measure
     alone: tuple[int, ...] = ()  # rungs to measure by themselves on the baseline
     without: tuple[int, ...] = ()  # rungs to leave out of the full stack
-    rounds: int = 1
+    rounds: int = 1  # where no turns are taken
+    turns: Turns | None = None
     preset: str = ""
     timeout: float  # seconds for one child
     first: Callable[[int], Settings] | None = None  # the first round's settings by rung, if others
@@ -67,3 +81,4 @@ class Combination:
     candidates: dict[str, float | None] = field(default_factory=dict)  # rates of what was tried
     refused: dict[str, dict] = field(default_factory=dict)  # why those without a rate have none
     settled: bool = False  # whether the recipe leaves nothing open
+    checked: bool = False  # whether it was found equivalent

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import psutil
+
 from common.engine.clock import Clock, HostClock
+from common.engine.device import GIB, free_memory_gib
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,11 @@ class Session:
 
     def audit(self) -> None:
         """Did the timed steps do the work? Raises Disturbed if not."""
+
+    def room(self) -> tuple[float, float]:
+        """GiB that this process holds of what is scarce, and GiB of it that are free."""
+        process = psutil.Process()
+        return process.memory_info().rss / GIB, free_memory_gib()
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict[str, Any]:
         """The workload's own figures, for the record; may replace those of `timed`.

@@ -19,6 +19,9 @@ from common.engine.session import Session, Settings
 
 Writer = Callable[[Path], None]  # makes a file
 EVENTS = "LADDER_EVENTS"  # the variable that names the pipe a child writes its events to
+COMMANDS = (
+    "commands-"  # with a rank behind it: the pipe beside it that a process reads its turns from
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,7 @@ class Launch:
     command: tuple[str, ...] = (sys.executable, "-m", "common.engine.child")
     environment: dict[str, str] = field(default_factory=dict)  # set beside the user's own
     by_argument: bool = False
+    processes: int = 1  # that the command starts
 
     def variables(self) -> dict[str, str]:
         """The whole environment; the project is found from every folder."""

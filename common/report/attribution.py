@@ -1,14 +1,13 @@
 """Three gains for each rung: in order, alone on the baseline, and left out of the full stack."""
 
 import math
-from statistics import median
 
 import pandas as pd
 
 from common.engine.contract import SKIPPED
+from common.engine.gains import Gains
 from common.engine.rungs import why
 from common.engine.workload import Workload
-from common.report.frame import Headline
 from common.report.tables import in_words, markdown_table
 
 KINDS = {"in_order": "in order", "alone": "alone", "left_out": "left out"}
@@ -19,8 +18,8 @@ def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
 
     Left out: how much better the full stack is with the rung than without it.
     """
-    headline = Headline(records, workload.headline)
-    ladder, alone, without = (headline.of(series) for series in ("ladder", "alone", "without"))
+    gains = Gains(records, workload.headline)
+    ladder, alone, without = (gains.of(series) for series in ("ladder", "alone", "without"))
     measured = [tuple(r[-1]["applied"]) for r in ladder.values() if r[-1]["status"] == "ok"]
     full = max(measured, key=len, default=())
     groups, missing = {}, {}
@@ -34,20 +33,21 @@ def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
         }
         for kind, (series, above, below) in pairs.items():
             told = series.get(number, ladder[number])[-1]
-            values = headline.ratio(above, below) if number in above else []
+            values = gains.ratio(above, below) if number in above else []
             if values and told["status"] != SKIPPED:
                 groups[number, kind] = values
             else:
                 missing[number, kind] = why(told)
-    bounds, verdicts = headline.intervals(groups), headline.verdicts(groups)
+    found, verdicts = gains.estimates(groups), gains.verdicts(groups)
     rows = []
     for number in sorted(n for n in ladder if n):
         row = {"rung": number, "name": ladder[number][-1]["name"]}
         for kind in KINDS:
             key = (number, kind)
             if key in groups:
-                row[kind] = math.exp(median(groups[key]))
-                row[f"{kind}_low"], row[f"{kind}_high"] = map(math.exp, bounds[key])
+                row[kind] = math.exp(found[key].value)
+                row[f"{kind}_low"] = math.exp(found[key].low)
+                row[f"{kind}_high"] = math.exp(found[key].high)
                 row[f"{kind}_verdict"] = verdicts[key]
             else:
                 row[f"{kind}_reason"] = missing[key]
@@ -88,4 +88,4 @@ def attribution_text(frame: pd.DataFrame) -> str:
 def _cell(row: dict, kind: str) -> str:
     if pd.isna(row[kind]):
         return row[f"{kind}_reason"].partition(":")[0]
-    return in_words(row[kind], row[f"{kind}_verdict"]).replace("no measurable change", "~")
+    return in_words(row[kind], row[f"{kind}_verdict"])

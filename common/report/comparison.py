@@ -1,7 +1,7 @@
 """Two runs of a ladder beside each other: what differs between them, then by how much."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -9,12 +9,13 @@ import pandas as pd
 
 from common.engine import stats
 from common.engine.errors import UserError
-from common.engine.metric import EXACT, LOWER
+from common.engine.gains import Gains
+from common.engine.metric import EXACT, LOWER, Metric
 from common.engine.records import Records, is_file
 from common.engine.rungs import shown, stack, why
 from common.engine.workload import Workload
-from common.report.frame import Headline
 
+LEAST = 3  # rungs, of which fewer cannot tell one's change from what all share
 FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "changes")
 
 
@@ -67,6 +68,10 @@ class Pair:
         return (self.b or self.a)[-1]["name"]
 
     @property
+    def runs(self) -> tuple[list[dict], list[dict]]:
+        return self.a, self.b
+
+    @property
     def states(self) -> tuple[str, str]:
         """How it stands in each run: "ok" and on which rungs, why it is not, or that it is not."""
         return state(self.a), state(self.b)
@@ -103,7 +108,7 @@ def state(rounds: list[dict]) -> str:
 def pair_up(a: list[dict], b: list[dict], workload: Workload) -> list[Pair]:
     """Every rung of either run. Raises UserError if the runs are of different ladders."""
     same_ladder(a, b)
-    runs = [Headline(run, workload.headline).of("ladder") for run in (a, b)]
+    runs = [Gains(run, workload.headline).of("ladder") for run in (a, b)]
     numbers = sorted(runs[0].keys() | runs[1].keys())
     return [Pair(number=n, a=runs[0].get(n, []), b=runs[1].get(n, [])) for n in numbers]
 
@@ -114,7 +119,12 @@ def apart(pairs: list[Pair]) -> list[Pair]:
 
 
 def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
-    """One row per rung measured in both: the headline, the ratio b / a, its interval, a verdict.
+    """One row per rung measured in both: the headline, the ratio b / a, and that to the run's.
+
+    Two runs cannot take turns, so what all rungs of one share may be the machine's doing: `whole`
+    is the median rung's ratio, the same in all rows, and `relative` is a rung's own ratio divided
+    by it, with its interval. Verdicts are on that. Fewer than LEAST rungs cannot tell the two apart
+    and are not judged. What is counted is compared as it is.
 
     Raises UserError if the runs are of different ladders, are too unlike, or share no rung.
     """
@@ -123,36 +133,62 @@ def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
         raise UserError(f"these runs cannot be compared: {unlike}")
     metric = workload.headline
     logs = {
-        number: tuple([math.log(metric.of(r)) for r in rounds] for rounds in (pair.a, pair.b))
+        number: tuple({r["round"]: math.log(metric.of(r)) for r in rounds} for rounds in pair.runs)
         for number, pair in found.items()
     }
     if not logs:
         raise UserError("the records share no rung that was measured in both")
-    bounds, verdicts = judged(logs, metric)
-    rows = []
-    for number, (first, second) in logs.items():
-        low, high = bounds[number]
-        rows.append(
-            {
-                "rung": number,
-                "name": found[number].name,
-                "a": math.exp(median(first)),
-                "b": math.exp(median(second)),
-                "ratio": math.exp(median(second) - median(first)),
-                "ratio_low": math.exp(low),
-                "ratio_high": math.exp(high),
-                "verdict": verdicts[number],
-            }
-        )
-    return pd.DataFrame(rows)
+    ratios = {n: median(b.values()) - median(a.values()) for n, (a, b) in logs.items()}
+    whole = median(ratios.values()) if metric.noise != EXACT else 0.0
+    told, verdicts = judged(logs, metric)
+    return pd.DataFrame(
+        {
+            "rung": number,
+            "name": found[number].name,
+            "a": math.exp(median(first.values())),
+            "b": math.exp(median(second.values())),
+            "ratio": math.exp(ratios[number]),
+            "whole": math.exp(whole),
+            "relative": math.exp(told[number].value),
+            "relative_low": math.exp(told[number].low),
+            "relative_high": math.exp(told[number].high),
+            "verdict": verdicts[number],
+        }
+        for number, (first, second) in logs.items()
+    )
 
 
-def judged(pairs: dict, metric) -> tuple[dict, dict]:
-    """Intervals of the log ratios b / a by rung, and verdicts: whether b is better."""
+def judged(logs: dict, metric: Metric) -> tuple[dict, dict]:
+    """Estimates of the log ratios b / a, relative to the runs', by rung, and verdicts on them."""
     sign = -1 if metric.better == LOWER else 1
-    if metric.noise == EXACT:
-        gains = {n: sign * (median(b) - median(a)) for n, (a, b) in pairs.items()}
-        none = dict.fromkeys(pairs, (math.nan, math.nan))
-        return none, {n: stats.verdict(g, g, metric.words) for n, g in gains.items()}
     words = metric.words[::sign]
-    return stats.difference_intervals(pairs), stats.difference_verdicts(pairs, words)
+    if metric.noise == EXACT:
+        middles = {n: median(b.values()) - median(a.values()) for n, (a, b) in logs.items()}
+        told = {n: stats.Estimate(value=value, half=0.0) for n, value in middles.items()}
+        return told, {n: stats.verdict(one, words) for n, one in told.items()}
+    parts = {}
+    for run in (0, 1):
+        for number, values in relative({n: pair[run] for n, pair in logs.items()}).items():
+            parts[number, run] = [stats.Part(value=value) for value in values]
+    means = stats.means(parts)
+    changes = {number: means[number, 1] - means[number, 0] for number in logs}
+    whole = median(change.value for change in changes.values())
+    changes = {number: replace(one, value=one.value - whole) for number, one in changes.items()}
+    told = {number: one.estimate(stats.CONFIDENCE) for number, one in changes.items()}
+    if len(logs) < LEAST:
+        return told, dict.fromkeys(logs, stats.UNJUDGED)
+    level = stats.together(len(logs))
+    surely = {number: one.estimate(level) for number, one in changes.items()}
+    return told, {number: stats.verdict(one, words) for number, one in surely.items()}
+
+
+def relative(logs: dict[int, dict[int, float]]) -> dict[int, list[float]]:
+    """Each rung's values without what all rungs of a round share: the machine's state then.
+
+    Of the rounds that all took part in, where there are two; else of all, as they are.
+    """
+    rounds = set.intersection(*(set(values) for values in logs.values()))
+    if len(rounds) < 2:
+        return {number: [*values.values()] for number, values in logs.items()}
+    shared = {turn: median(values[turn] for values in logs.values()) for turn in rounds}
+    return {n: [values[turn] - shared[turn] for turn in rounds] for n, values in logs.items()}

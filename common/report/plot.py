@@ -32,7 +32,7 @@ def plot_ladder(frame: pd.DataFrame, records: list[dict], workload: Workload, pa
     main, *others = panels if len(widths) > 1 else [panels]
     draw_headline(main, rows, headline)
     below = "the rung below" if stair else "what the rung adds to"
-    words = f"{headline.title}, 95 % interval (gain over {below}; ~: not measurable)"
+    words = f"{headline.title}, 95 % interval (gain over {below})"
     main.set_xlabel(words if headline.better else headline.title)
     if stair:
         main.set_yticks(range(len(rows)), [f"{shown(row['rung'])}  {row['name']}" for row in rows])

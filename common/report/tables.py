@@ -1,18 +1,22 @@
 """Tables for people: in a terminal, in Markdown. What is not measurable is not shown as a gain."""
 
+import math
+import re
 import textwrap
 
 import pandas as pd
 
+from common.engine.gains import Gains
 from common.engine.metric import BRIEF, PAGE, Metric
+from common.engine.plan import TWIN
 from common.engine.rungs import called, proof, shown, why
-from common.engine.stats import UNCHANGED, UNJUDGED
+from common.engine.stats import SAME, UNCHANGED, UNJUDGED, is_open
 from common.engine.workload import Workload
 from common.report.frame import to_frame
 
 LEGEND = {
-    UNCHANGED: "~  no measurable change (95 %, all rungs together)",
-    UNJUDGED: "?  one round cannot tell a gain from noise: --rounds 2 or more",
+    UNCHANGED: "<2%: no gain was told; a larger one would have been (95 %, all rungs together)",
+    UNJUDGED: "?  not judged: one round cannot tell (--rounds 2 or more), nor a twin that differs",
 }
 WIDTH = 80
 
@@ -22,15 +26,22 @@ def cell(value, form: str, missing: str = "") -> str:
 
 
 def gain(value, verdict) -> str:
-    """A gain for a person: the ratio only where it is measurable."""
+    """A gain for a person: the ratio only where one was told, else what it is less than."""
     if value is None or pd.isna(value):
         return ""
-    return {UNCHANGED: "~", UNJUDGED: "?"}.get(verdict, f"x{value:.2f}")
+    if verdict.startswith(UNCHANGED):
+        return bound(verdict)
+    return {SAME: "=", UNJUDGED: "?"}.get(verdict, f"x{value:.2f}")
+
+
+def bound(verdict: str) -> str:
+    """A verdict for a narrow column: "<2.1%" where no gain was told."""
+    return re.sub(f"^{UNCHANGED} (.+) %$", r"<\1%", verdict)
 
 
 def in_words(value, verdict) -> str:
     """A gain for Markdown: spelled out where there is none."""
-    return verdict if verdict in LEGEND else gain(value, verdict)
+    return verdict if isinstance(verdict, str) and is_open(verdict) else gain(value, verdict)
 
 
 def spread(row: dict, name: str) -> str:
@@ -71,8 +82,32 @@ def to_text(frame: pd.DataFrame, workload: Workload) -> str:
     for row in frame[frame["note"].fillna("") != ""].to_dict("records"):
         lines.append(textwrap.fill(f"   {called(row)}: {row['note']}", WIDTH))
     said = {*frame["verdict"], *frame["verdict_base"]}
-    lines += [f"   {text}" for verdict, text in LEGEND.items() if verdict in said]
+    lines += [f"   {text}" for word, text in LEGEND.items() if any(word in str(v) for v in said)]
     return "\n".join([*lines, *more_text(frame, workload)])
+
+
+def control(records: list[dict], workload: Workload) -> dict | None:
+    """What one rung's twin showed: the rung, the ratio, its 95 % interval, and whether it differs.
+
+    None where there was none.
+    """
+    gains = Gains(records, workload.headline)
+    if (found := gains.twin()) is None:
+        return None
+    number, parts = found
+    told = gains.estimates(gains.over_below() | {TWIN: parts})[TWIN]
+    low, ratio, high = (math.exp(value) for value in (told.low, told.value, told.high))
+    return {"rung": number, "ratio": ratio, "low": low, "high": high, "differs": gains.differs()}
+
+
+def control_text(found: dict | None) -> str:
+    if found is None:
+        return ""
+    same = f"control: rung {found['rung']} once more is x{found['ratio']:.3f} of itself"
+    said = f"{same} ({found['low']:.3f} to {found['high']:.3f})"
+    if found["differs"]:
+        said += "; the same must not differ, so this run judges nothing: measure again"
+    return said
 
 
 def more_text(frame: pd.DataFrame, workload: Workload) -> list[str]:
@@ -185,8 +220,8 @@ def to_markdown(
         rows.append([*about, *figures])
     ceilings = workload.ceilings_text(records)
     blocks = [f"# {workload.describe(records)}", markdown_table(head, rows)]
-    blocks += [workload.notes(records), *([ceilings] if ceilings else [])]
-    return "\n\n".join(blocks) + "\n"
+    more = (workload.notes(records), control_text(control(records, workload)), ceilings)
+    return "\n\n".join([*blocks, *filter(None, more)]) + "\n"
 
 
 def is_stair(frame: pd.DataFrame) -> bool:

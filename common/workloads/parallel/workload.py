@@ -69,6 +69,11 @@ class ParallelSession(TrainSession):
             dist.barrier()
         super().begin()
 
+    def room(self) -> tuple[float, float]:
+        """On a CPU all processes hold the same memory's parts."""
+        held, free = super().room()
+        return held * (self.recipe.processes if self.device.type == "cpu" else 1), free
+
     def local(self, tensor: torch.Tensor) -> torch.Tensor:
         return local(tensor)
 
@@ -116,7 +121,12 @@ class Parallel(Training):
         child = (f"--nproc-per-node={recipe.processes}", "-m", "common.engine.child")
         threads = threads_allowed(recipe.devices)  # the same at every rung
         environment = super().launch(recipe).environment | {"OMP_NUM_THREADS": str(threads)}
-        return Launch(command=(*torchrun, *child), environment=environment, by_argument=True)
+        return Launch(
+            command=(*torchrun, *child),
+            environment=environment,
+            by_argument=True,
+            processes=recipe.processes,
+        )
 
     @contextmanager
     def place(self, recipe: ParallelRecipe, settings: Settings) -> Iterator[torch.device]:

@@ -17,7 +17,9 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """What to train, on which device, on which text."""
     group = parser.add_argument_group("workload")
     names = ("auto", *presets.PRESETS)
-    group.add_argument("--preset", choices=names, default="auto", help="default: auto")
+    shapes = "; ".join(f"{name}: {preset}" for name, preset in presets.PRESETS.items())
+    about = f"{shapes}; default: auto, which is gpt2 on accelerators and cpu on CPUs"
+    group.add_argument("--preset", choices=names, default="auto", help=about)
     group.add_argument("--layers", type=whole(1, 10_000), metavar="N", help="transformer blocks")
     group.add_argument("--heads", type=whole(1, MOST), metavar="N", help="attention heads")
     group.add_argument("--emb-dim", type=whole(1, MOST), metavar="N", help="model width")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.accelerator.compiler import compiled_graphs
-from common.accelerator.device import PeakMemory, give_back, make_clock
+from common.accelerator.device import PeakMemory, give_back, make_clock, room
 from common.engine.clock import Clock
 from common.engine.contract import Disturbed
 from common.engine.device import GIB
@@ -93,6 +93,9 @@ class TrainSession(Session):
     def end(self) -> None:
         self.peaks = self.memory.read()
         del self.headroom
+
+    def room(self) -> tuple[float, float]:
+        return room(self.device) or super().room()
 
     def sample(self) -> list[torch.Tensor]:
         """Some elements of every parameter that is trained."""
