@@ -103,7 +103,7 @@ def lose(records: list[dict], how: str) -> list[dict]:
         ("gone", ["1 rung 1 ok, on no rung -> not measured"], "0 of 4"),
         ("below", ["-> failed: it broke", "2 rung 2 ok, on 1 -> ok, on no rung"], "0 of 3"),
         (
-            "all",
+            "rest",
             ["3 rung 3 ok, on 1, 2 -> timeout:", "4 rung 4 ok, on 1, 2, 3 -> timeout:"],
             "0 of 3",
         ),

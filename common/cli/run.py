@@ -198,7 +198,7 @@ def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: i
     return Turns(
         resolution=options.resolution or usual,
         budget_s=options.budget or SECONDS_EACH * jobs,
-        steps=options.steps,
+        steps=getattr(options, "steps", None),
     )
 
 
