@@ -3,7 +3,7 @@
 Changes: parameters, activations, gradients, and the optimizer's moments are bfloat16.
 Why faster: half the bytes to move and to store. Tensor cores multiply 16-bit numbers at twice the
 rate of TF32. CPUs with AMX multiply them faster than float32, too; on other CPUs it depends
-(beyond, rung 6).
+(beyond, rung 5).
 Cost: 7 bits of mantissa. An update of less than 1/512 of its weight is always rounded away. On a
 CPU the held-out loss after 202 steps was 0.06 nats higher than in float32 (LOG.md).
 When not: for long runs, where updates become small: keep float32 weights and use autocast. Compare

@@ -11,13 +11,9 @@ import torch
 from common.engine.contract import NotInEffect, Numerics
 from common.engine.ladder import Ladder
 from common.workloads.train.workload import TRAINING
-from ladders.beyond import (
-    step03_chunked_head,
-    step04_fused_qkv,
-    step05_narrow_heads,
-    step07_int8_logits,
-)
+from ladders.beyond import step03_chunked_head, step04_fused_qkv, step06_int8_logits
 from steps import step05_bfloat16, step07_flash_attention
+from tests import refusing
 
 
 def fine(run) -> str:
@@ -94,7 +90,7 @@ choice = rung(1, "Chooses", chooses)
 choice.candidates = candidates
 CHOICE = Ladder(name="tests.faulty:CHOICE", workload=TRAINING, modules=(choice,))
 
-# what rung 7 of `beyond` stands on, without what compiles for minutes; here it is 6, and 5 is 5
+# what rung 6 of `beyond` stands on, and a 5 that only a child can refuse
 WIDE = Ladder(
     name="tests.faulty:WIDE",
     workload=TRAINING,
@@ -103,7 +99,7 @@ WIDE = Ladder(
         step07_flash_attention,
         step03_chunked_head,
         step04_fused_qkv,
-        step05_narrow_heads,
-        step07_int8_logits,
+        refusing,
+        step06_int8_logits,
     ),
 )

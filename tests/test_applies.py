@@ -20,7 +20,7 @@ from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
-from ladders.beyond import step12_float8
+from ladders.beyond import step11_float8
 from steps import LADDER as STEPS
 from steps import step07_flash_attention
 
@@ -72,15 +72,15 @@ WHY_NOT = {
     "j": ("no backward pass", "pytorch/pytorch#179294, of attention on Apple GPUs"),
     "k": ("no such setting", "torch, CUDA semantics; mallopt(3): CUDA's allocator, and glibc's"),
     "l": ("(step 7)", "rung 4 adds to step 7"),
-    "m": ("of a CPU", "rungs 5 and 7 are loops for its vector registers"),
-    "n": ("for CPUs that", "rung 6: of the two CPUs measured the Xeon did (LOG.md)"),
-    "o": ("float32 already", "rung 6 adds to step 5"),
-    "p": ("(step 5)", "rungs 7 and 12 add to step 5"),
+    "m": ("of a CPU", "rung 6 is written for its vector units"),
+    "n": ("for CPUs that", "rung 5: of the two CPUs measured the Xeon did (LOG.md)"),
+    "o": ("float32 already", "rung 5 adds to step 5"),
+    "p": ("(step 5)", "rungs 6 and 11 add to step 5"),
     "q": ("0 already", "the preset for CPUs has no dropout"),
-    "r": ("(rung 4)", "rung 9 adds to rung 4"),
+    "r": ("(rung 4)", "rung 8 adds to rung 4"),
     "s": ("to choose from", "torch, sdp_utils.cpp: CUDA has three, ROCm two (no cuDNN)"),
-    "t": ("holds the tokens", "rung 10"),
-    "u": ("step 8", "rung 11 adds to step 8"),
+    "t": ("holds the tokens", "rung 9"),
+    "u": ("step 8", "rung 10 adds to step 8"),
     "v": ("CUDA devices only", "CUDA graphs; on a CPU no mode was faster: LOG.md"),
     "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
     "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
@@ -91,7 +91,7 @@ WHY_NOT = {
 # left to the probes: ROCm's attention runs where AOTriton knows the architecture, on some only with
 # TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 (sdp_utils.cpp); Intel's on Max and Arc B (the same file
 # under xpu). A T4 lacks the 68 multiprocessors that max-autotune wants (is_big_gpu in inductor's
-# utils.py), so that CUDA graphs are what rung 11 may gain there.
+# utils.py), so that CUDA graphs are what rung 10 may gain there.
 STEPS_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
  1 Causal mask on the fly   .     .    .    .     .     .     .      .    .    .    .    .
@@ -112,15 +112,14 @@ BEYOND_TABLE = """
  2 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
  3 Chunked head and loss    .     .    .    .     .     .     .      .    .    .    .    .
  4 Fused QKV                l     l    l    .     .     .     .      l    l    l    .    .
- 5 Narrow heads             m     m    m    m     m     m     m      m    m    m    .    .
- 6 Product format           n     n    n    n     n     n     n      n    n    n    .    o
- 7 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
- 8 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
- 9 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
-10 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
-11 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
-12 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
-13 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
+ 5 Product format           n     n    n    n     n     n     n      n    n    n    .    o
+ 6 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
+ 7 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
+ 8 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
+ 9 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
+10 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
+11 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
+12 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
 """
 
 
@@ -204,7 +203,7 @@ def test_flash_attention_asks_for_device_format_and_dropout(name, recipe, words)
 def test_no_reason_says_that_a_card_lacks_what_it_has():
     """MI300X has FP8 matrix units, Turing and Ampere have INT8 ones."""
     for name in ("T4", "A100", "MI300"):
-        reason = step12_float8.applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
+        reason = step11_float8.applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
         assert "implemented only for" in reason
         assert f"{DEVICES[name].name} has no" not in reason
 

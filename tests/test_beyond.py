@@ -13,14 +13,14 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 
-from common.accelerator.compiler import cuda_graph_skips, forget_graphs
+from common.accelerator.compiler import cuda_graph_skips
 from common.accelerator.device import describe
 from common.cli import run as command
 from common.cli.display import Display
 from common.engine import children, process
 from common.engine.child import prober
 from common.engine.climb import Climb
-from common.engine.contract import DoesNotApply, NotEquivalent, NotInEffect, Numerics
+from common.engine.contract import NotEquivalent, NotInEffect, Numerics
 from common.engine.device import DeviceFacts
 from common.engine.job import Job
 from common.engine.ladder import rung_named
@@ -40,17 +40,14 @@ from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
-from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step11_compile_mode, under
+from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step10_compile_mode, under
 from ladders.beyond import step02_page_faults as page_faults
-from ladders.beyond import step05_narrow_heads as narrow_heads
-from ladders.beyond.loops import power_of_2
 from ladders.beyond.step03_chunked_head import ChunkedLoss, HeadLoss, TorchLoss, loss_and_gradients
-from ladders.beyond.step05_narrow_heads import NarrowHeads
-from ladders.beyond.step07_int8_logits import Int8Loss, rounded
-from ladders.beyond.step07_int8_logits import loss_and_gradients as int8_loss_and_gradients
-from ladders.beyond.step09_attention_backend import Flash
-from ladders.beyond.step10_resident_tokens import ResidentLoader
-from ladders.beyond.step12_float8 import Float8Linear
+from ladders.beyond.step06_int8_logits import Int8Loss, rounded
+from ladders.beyond.step06_int8_logits import loss_and_gradients as int8_loss_and_gradients
+from ladders.beyond.step08_attention_backend import Flash
+from ladders.beyond.step09_resident_tokens import ResidentLoader
+from ladders.beyond.step11_float8 import Float8Linear
 from steps import LADDER as STEPS
 from steps import step02_tf32, step05_bfloat16, step07_flash_attention, step08_compile
 from tests.conftest import PROJECT, SMALL, measured
@@ -77,7 +74,7 @@ def number_of(title: str) -> int:
 
 
 # where each side's own rungs lie
-ON_CPUS = range(number_of("Narrow heads"), number_of("int8 logits") + 1)
+ON_CPUS = range(number_of("Product format"), number_of("int8 logits") + 1)
 ON_GPUS = range(number_of("No dropout"), number_of("Largest batch") + 1)
 CHUNKED, PRODUCTS, INT8 = map(number_of, ("Chunked head and loss", "Product format", "int8 logits"))
 ATTENTION, FLOAT8 = map(number_of, ("Attention backend", "float8 products"))
@@ -276,86 +273,6 @@ def test_torchs_own_chunked_loss_is_cross_entropy():
     assert found.error < 2e-6
 
 
-def heads(tokens: int, columns: int = 8, size: float = 1.0) -> list[torch.Tensor]:
-    """Query, key, value, and a gradient, (3, D, T) each."""
-    generator = torch.Generator().manual_seed(tokens)
-    return [size * torch.randn(3, columns, tokens, generator=generator) for _ in range(4)]
-
-
-def reference(query, key, value, grad) -> list[torch.Tensor]:
-    """Causal attention and its gradients, in float64, scores to base 2 as the loops take them."""
-    ends = [x.double().requires_grad_() for x in (query, key, value)]
-    q, k, v = (x.transpose(1, 2) for x in ends)
-    scale = torch.log(torch.tensor(2.0, dtype=torch.float64)).item()
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
-    return [out.detach(), *torch.autograd.grad(out, ends, grad.double())]
-
-
-def found_by(loops, *parts) -> list[torch.Tensor]:
-    """Of (3, D, T) tensors, whose rows are set apart as the loops take them."""
-    query, key, value, grad = (narrow_heads.spaced([part]) for part in parts)
-    out, total = narrow_heads.narrow(query, key, value, loops)
-    found = [out, *narrow_heads.narrow_backward(query, key, value, out, total, grad, loops)]
-    return [x[..., : -narrow_heads.APART] for x in found]
-
-
-@pytest.mark.parametrize("tokens", [1, 2, 16, 37, 64, 100])
-def test_narrow_heads_are_attention(tokens):
-    """Whatever the quarters: a last one may be smaller, and one may be all."""
-    parts = heads(tokens)
-    for found, wanted in zip(found_by(False, *parts), reference(*parts), strict=True):
-        assert (found - wanted).norm() <= 3e-6 * wanted.norm().clamp_min(1.0)
-
-
-def test_compiled_narrow_heads_are_the_same_loops():
-    parts = heads(64)
-    compiled, written = found_by(True, *parts), found_by(False, *parts)
-    for a, b in zip(compiled, written, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("loops", [False, True])
-def test_narrow_heads_take_any_scores(loops):
-    """Scores of thousands, of which the largest must be taken from all, and a bound's two sides."""
-    forget_graphs()  # torch 2.11 compiles a loop for eight shapes at most
-    for size in (narrow_heads.BOUND - 0.1, narrow_heads.BOUND + 0.1):
-        query, key, value, grad = heads(48)
-        query *= size / (query.norm(dim=1).max() * key.norm(dim=1).max())
-        parts = query, key, value, grad
-        for found, wanted in zip(found_by(loops, *parts), reference(*parts), strict=True):
-            assert (found - wanted).norm() <= 2e-5 * wanted.norm()
-    parts = heads(48, size=40.0)
-    for found, wanted in zip(found_by(loops, *parts), reference(*parts), strict=True):
-        assert torch.isfinite(found).all()
-        assert (found - wanted).norm() <= 1e-3 * wanted.norm()  # scores of 1e4 in float32
-
-
-def test_no_query_sees_its_future():
-    query, key, value, _ = (narrow_heads.spaced([part]) for part in heads(64))
-    before, _ = narrow_heads.narrow(query, key, value, False)
-    for changed in (key, value):
-        changed[..., 40:] *= -1
-    after, _ = narrow_heads.narrow(query, key, value, False)
-    assert torch.equal(before[..., :40], after[..., :40])
-    assert not torch.equal(before[..., 40:64], after[..., 40:64])
-    for changed in (key, value):
-        changed[..., 40:] = 1e6
-    after, _ = narrow_heads.narrow(query, key, value, False)
-    torch.testing.assert_close(before[..., :40], after[..., :40])  # the largest score is taken off
-
-
-def test_the_power_of_2():
-    x = torch.linspace(-126.0, 126.9, 100_001)
-    exact = torch.exp2(x.double())
-    assert ((power_of_2(x) - exact).abs() / exact).max() < 3e-7
-    assert power_of_2(torch.tensor([-127.0, -1e9, -2e38])).max() == 0
-
-
-def test_wide_heads_do_not_apply():
-    with pytest.raises(DoesNotApply, match="64 columns"):
-        NarrowHeads(128, 2, 0.0, torch.nn.Identity())
-
-
 def batches(loader: type, batch_size: int, count: int, sampled: bool = True) -> list:
     windows = Windows(torch.arange(1000).to(torch.uint16).numpy(), context=16)
     recipe = replace(FOOT, loader=loader, batch_size=batch_size)
@@ -365,7 +282,7 @@ def batches(loader: type, batch_size: int, count: int, sampled: bool = True) -> 
 
 @pytest.mark.parametrize("sampled", [True, False])
 def test_resident_batches_are_the_loaders(monkeypatch, sampled):
-    monkeypatch.setattr("ladders.beyond.step10_resident_tokens.AHEAD", 3)
+    monkeypatch.setattr("ladders.beyond.step09_resident_tokens.AHEAD", 3)
     wanted = batches(torch.utils.data.DataLoader, 4, 40, sampled)
     found = batches(ResidentLoader, 4, 40, sampled)
     assert len(found) == len(wanted) == (40 if sampled else 16)  # 62 windows; the last batch has 2
@@ -395,7 +312,7 @@ def test_int8_rounds_rows_by_their_own_largest_value():
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])  # over the products, or not
 def test_int8_logits_are_the_loss_of_rounded_operands(rows, compiled, wide, monkeypatch):
     """The loss to the last digit; the gradients are those of the operands before rounding."""
-    monkeypatch.setattr("ladders.beyond.step07_int8_logits.PART", 3)  # tokens of a chunk at once
+    monkeypatch.setattr("ladders.beyond.step06_int8_logits.PART", 3)  # tokens of a chunk at once
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 16, generator=generator)
     weight = torch.randn(50, 16, generator=generator)
@@ -480,12 +397,12 @@ def test_an_accelerator_tries_each_candidate_once(tmp_path, monkeypatch):
 def test_a_cuda_graph_that_was_left_out_is_no_cuda_graph(monkeypatch):
     recipe = replace(FOOT, compile_mode="reduce-overhead")
     run = SimpleNamespace(graphs=1, recipe=recipe)
-    assert step11_compile_mode.in_effect(run) == "reduce-overhead"
-    monkeypatch.setattr("ladders.beyond.step11_compile_mode.cuda_graph_skips", lambda: 2)
+    assert step10_compile_mode.in_effect(run) == "reduce-overhead"
+    monkeypatch.setattr("ladders.beyond.step10_compile_mode.cuda_graph_skips", lambda: 2)
     with pytest.raises(NotInEffect, match="left out 2 CUDA graph"):
-        step11_compile_mode.in_effect(run)
+        step10_compile_mode.in_effect(run)
     without = SimpleNamespace(graphs=1, recipe=replace(recipe, compile_mode="default"))
-    assert step11_compile_mode.in_effect(without) == "default"
+    assert step10_compile_mode.in_effect(without) == "default"
 
 
 def test_cuda_graphs_that_the_compiler_left_out_are_counted(monkeypatch):
@@ -495,7 +412,7 @@ def test_cuda_graphs_that_the_compiler_left_out_are_counted(monkeypatch):
 
 
 def test_flash_attention_is_not_cudnns():
-    """torch takes cuDNN's kernel first on some GPUs; that is rung 9's."""
+    """torch takes cuDNN's kernel first on some GPUs; that is rung 8's."""
     flash = step07_flash_attention
     assert Kernel.CUDNN_ATTENTION not in flash.FlashAttention.kernels
     run = SimpleNamespace(device=torch.device("cuda"), operators={"aten::_scaled_dot_product_x"})
@@ -522,9 +439,9 @@ def test_which_rungs_apply_where():
 
 
 def test_a_rung_of_which_nothing_is_left_is_not_asked(monkeypatch):
-    """Rung 5 takes the place of rung 4's attention, which took that of step 7's, in the foot."""
+    """Rung 8 takes the place of rung 4's attention, which took that of step 7's, in the foot."""
     asked = []
-    job = {"ladder": LADDER.address, "under": ["steps 1", "steps 7"], "applied": [4, 5]}
+    job = {"ladder": LADDER.address, "under": ["steps 1", "steps 7"], "applied": [4, 8]}
     rungs = {name: rung_named(name) for name in job["under"]}
     rungs |= {str(number): LADDER.rung(number) for number in job["applied"]}
     watched = {
@@ -534,8 +451,8 @@ def test_a_rung_of_which_nothing_is_left_is_not_asked(monkeypatch):
     ladder = SimpleNamespace(rung=lambda number: watched[str(number)])
     monkeypatch.setattr("common.engine.child.rung_named", watched.get)
     monkeypatch.setattr("common.engine.child.ladder_at", lambda address: ladder)
-    assert prober(job)(None) == {"steps 1": "yes", "5": "yes"}
-    assert asked == ["steps 1", "5"]
+    assert prober(job)(None) == {"steps 1": "yes", "8": "yes"}
+    assert asked == ["steps 1", "8"]
 
 
 def test_the_steps_baseline_is_measured_before_the_foot(tmp_path, monkeypatch):

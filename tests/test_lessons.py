@@ -14,8 +14,7 @@ from common.gpt.shape import Shape
 from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
-from ladders.beyond import step05_narrow_heads as narrow_heads
-from ladders.beyond.step12_float8 import E4M3, E5M2
+from ladders.beyond.step11_float8 import E4M3, E5M2
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
@@ -122,32 +121,6 @@ def chunked_head():
     return f"float32 logits take {round(row.nbytes, -4) // 1000} KB per token"
 
 
-def narrow_heads_work():
-    """Multiply-adds per score and column; a fused kernel has 2 products forward, 5 backward."""
-    columns, tokens, count = 8, 16, 0
-
-    def counted(function):
-        def counting(left, right, *rest):
-            nonlocal count
-            count += min(right.shape[1], columns)  # the column of ones only sums the weights up
-            return function(left, right, *rest)
-
-        return counting
-
-    whole, row = torch.rand(1, columns, tokens), torch.rand(1, tokens)
-    value_and_one, at = torch.rand(1, columns + 1, tokens), torch.arange(tokens)
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("products", "weighted"):
-            patch.setattr(narrow_heads, name, counted(getattr(narrow_heads, name)))
-        narrow_heads.attended(whole, whole, value_and_one, at, at, True)
-        narrow_heads.query_gradient(whole, whole, whole, whole, row, row, at, at)
-        narrow_heads.key_value_gradients(whole, whole, whole, whole, row, row, at, at)
-    return (
-        f"{count // columns} D multiply-adds per score",
-        f"Up to {narrow_heads.WIDEST} columns",
-    )
-
-
 def float8():
     e4m3, e5m2 = mantissa_bits(E4M3), mantissa_bits(E5M2)
     assert torch.finfo(E5M2).max > torch.finfo(E4M3).max
@@ -162,8 +135,7 @@ FIGURES = {
     "steps.step06_native_layers": native_layers,
     "steps.step09_vocab_padding": vocab_padding,
     "ladders.beyond.step03_chunked_head": chunked_head,
-    "ladders.beyond.step05_narrow_heads": narrow_heads_work,
-    "ladders.beyond.step12_float8": float8,
+    "ladders.beyond.step11_float8": float8,
 }
 
 

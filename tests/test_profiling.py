@@ -130,7 +130,6 @@ def test_the_trace_is_a_chrome_trace(profiled):
         (ELEMENTWISE, ["aten::native_layer_norm"]),
         (ELEMENTWISE, ["aten::mul", "MulBackward0"]),
         (ELEMENTWISE, ["graph_0_cpp_fused_add_native_layer_norm_view_3"]),
-        (ATTENTION, ["cpp_fused_mul_sum_0", "ladder::scaled_dot_product_fused_narrow"]),
         (LOSS, ["cpp_fused_add_amax_copy__mul_round_sum_0", "ladder::int8_loss_and_gradients"]),
         (LOSS, ["aten::scatter_", "ladder::loss_and_gradients"]),
         (PRODUCTS, ["aten::_int_mm", "ladder::int8_loss_and_gradients"]),

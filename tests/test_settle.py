@@ -24,8 +24,7 @@ from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from ladders.beyond import LADDER
-from ladders.beyond.step05_narrow_heads import NarrowHeads
-from tests import faulty
+from tests import faulty, refusing
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 CPU = describe("cpu")
@@ -186,13 +185,14 @@ def test_records_of_before_are_still_read(climb):
 
 def test_a_rung_carried_along_that_refuses_is_left_out(climb):
     """Unmeasured itself, so that only the child of the rung above could tell."""
-    (record,) = climb((7,), refused(5, applied=5))
+    (record,) = climb((6,), refused(4, applied=4))
     assert record["status"] == "ok", record["reason"]
-    assert 5 not in record["applied"]
-    assert record["applied"][-1] == 7
+    assert 4 not in record["applied"]
+    assert record["applied"][-1] == 6
     assert record["refused"] == {}
-    above = climb((0, 6), refused(5, applied=5))[-1]  # without candidates that differ
-    assert (above["status"], 5 in above["applied"]) == ("ok", False)
+    above = climb((0, 4), refused(1, applied=1))[-1]
+    assert (above["status"], 1 in above["applied"]) == ("ok", False)
+    assert above["candidates"] == {}  # there were none that could tell
 
 
 def test_a_rungs_own_refusal_is_its_own(climb):
@@ -201,8 +201,8 @@ def test_a_rungs_own_refusal_is_its_own(climb):
 
 
 def test_a_rung_that_was_measured_is_not_left_out_for_another(climb):
-    rule = refused(4, applied=6)
-    below, record = climb((4, 6), rule)
+    rule = refused(4, applied=5)
+    below, record = climb((4, 5), rule)
     assert below["status"] == "ok"
     assert record["status"] == "skipped"
     assert record["reason"] == "then rung 4 does not apply: too wide"
@@ -219,9 +219,9 @@ def test_a_base_that_refuses_takes_with_it_what_adds_to_it(climb):
 
 def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
     def build(job, tell):
-        return NarrowHeads(128, 2, 0.0, lambda x: x)
+        return refusing.NarrowOnly(128, 2, 0.0, lambda x: x)
 
-    job = {"ladder": LADDER.address, "applied": [4, 5, 7]}
+    job = {"ladder": faulty.WIDE.address, "applied": [4, 5, 6]}
     monkeypatch.setattr("common.engine.child.do", build)
     told = guarded(job, print)
     assert (told["status"], told["refuser"]) == ("skipped", 5)
@@ -236,7 +236,7 @@ def test_a_child_names_the_rung_whose_code_refuses(monkeypatch):
 
 def test_the_search_names_what_refuses_and_goes_on_without_it(climb):
     """Candidates and the largest batch are tried in one way: with probes, rung by rung."""
-    seen = climb((12, 13), refused(4, applied=4), device=GPU)
+    seen = climb((11, 12), refused(4, applied=4), device=GPU)
     assert [record["status"] for record in seen] == ["ok", "ok"]
     assert all(4 not in record["applied"] for record in seen)
     assert seen[-1]["searched"]
@@ -275,7 +275,7 @@ def test_real_candidates_pass_their_probe_before_they_race(tmp_path):
 
 
 def test_wide_heads_do_not_keep_int8_logits_from_being_measured(tmp_path):
-    """As the whole ladder does: without the narrow heads, which only a child can refuse."""
+    """As a whole ladder does: without the rung below, which only a child can refuse."""
     shape = Shape(layers=1, heads=1, emb_dim=64, context=32)
     record = real(tmp_path, faulty.WIDE, 6, shape)
     assert (record["status"], record["reason"]) == ("ok", "")

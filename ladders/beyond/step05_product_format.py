@@ -1,4 +1,4 @@
-"""6. Product format.
+"""5. Product format.
 
 Changes: weights and activations stay bfloat16; the operands of matrix products are converted to
 float32 first, where that is faster.
