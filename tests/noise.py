@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.engine.gains import Gains
-from common.engine.looks import FIRST, LOOKS
+from common.engine.looks import GENERATIONS, LOOKS
 from common.engine.metric import HIGHER, Metric
 from common.engine.stats import is_open
 from common.report.comparison import compare
@@ -15,6 +15,7 @@ from common.workloads.train.workload import TRAINING
 from tests.conftest import fake_record
 
 RUNGS = 12
+NONE = (0.0,) * RUNGS
 RATE = Metric(name="tok_per_s", title="tok/s", of=tok_per_s, better=HIGHER)
 
 
@@ -28,23 +29,20 @@ class Machine:
     spikes: float = 0.02  # of all steps; each takes half as long again, or longer
     shift: float = 0.0  # of the whole second run, where two are compared
 
-    def run(self, generator, gains=(0.0,) * RUNGS, turns: int = 12, alone: bool = False):
-        """Records of one generation after another, of the rungs that are sent; first of all.
+    def run(self, generator, turn: int, gains, turns: int, alone: bool = False) -> list[dict]:
+        """Records of one generation. `gains`: logarithms, each over the baseline.
 
-        `gains`: logarithms, each over the baseline. `alone`: no turns, each process by itself.
+        `alone`: no turns, each process by itself.
         """
-        wanted = range(RUNGS)
-        for turn in range(1, 100):
-            drift = np.cumsum(generator.normal(0, self.drift, (turns, 1)), 0)
-            if alone:  # one after the other: what drifts meets each rung at another time
-                drift = np.cumsum(generator.normal(0, self.drift, (1, RUNGS)), 1)
-            noise = generator.normal(0, 1, (turns, RUNGS)) * self.step
-            spiked = generator.random((turns, RUNGS)) < self.spikes
-            luck = generator.normal(0, 1, RUNGS) * self.luck
-            seconds = np.exp(drift + noise + luck - np.asarray(gains))
-            seconds *= 1 + spiked * (0.5 + generator.exponential(0.5, (turns, RUNGS)))
-            records = [record(rung, turn, seconds[:, rung], alone) for rung in wanted]
-            wanted = (yield records) or wanted
+        drift = np.cumsum(generator.normal(0, self.drift, (turns, 1)), 0)
+        if alone:  # one after the other: what drifts meets each rung at another time
+            drift = np.cumsum(generator.normal(0, self.drift, (1, RUNGS)), 1)
+        noise = generator.normal(0, 1, (turns, RUNGS)) * self.step
+        spiked = generator.random((turns, RUNGS)) < self.spikes
+        luck = generator.normal(0, 1, RUNGS) * self.luck
+        seconds = np.exp(drift + noise + luck - np.asarray(gains))
+        seconds *= 1 + spiked * (0.5 + generator.exponential(0.5, (turns, RUNGS)))
+        return [record(rung, turn, seconds[:, rung], alone) for rung in range(RUNGS)]
 
 
 def record(rung: int, turn: int, step_s, alone: bool) -> dict:
@@ -56,27 +54,34 @@ def record(rung: int, turn: int, step_s, alone: bool) -> dict:
     return made
 
 
-def climbed(
-    machine: Machine, generator, gains=(0.0,) * RUNGS, resolution: float = 0.03, turns: int = 12
-) -> Gains:
-    """A run as engine/looks.py goes about it: looked at, and ended by what is seen."""
-    generations = machine.run(generator, gains, turns)
-    records = next(generations)
-    for _ in range(1, FIRST):
-        records = records + next(generations)
-    for _ in range(LOOKS):
-        table = Gains(records, RATE)
-        unknown = table.undecided(resolution)
-        wanted = [rung for rung in range(RUNGS) if tuple(range(1, rung + 1)) in unknown]
-        if not wanted:
-            break
-        records = records + generations.send(wanted)
-    return table
+def climbed(machine: Machine, generator, gains=NONE, resolution=0.03, turns: int = 12) -> Gains:
+    """A run as engine/looks.py goes about it: looked at half-way through the last generation.
+
+    Who is known by then takes no part in its second half.
+    """
+    records = []
+    for turn in range(1, GENERATIONS):
+        records += machine.run(generator, turn, gains, turns)
+    last = machine.run(generator, GENERATIONS, gains, 2 * turns)
+    unknown = Gains([*records, *(cut(one, turns) for one in last)], RATE).undecided(resolution)
+    after = [one if Gains.key(one) in unknown else cut(one, turns) for one in last]
+    return Gains([*records, *after], RATE)
 
 
-def in_rounds(machine: Machine, generator, rounds: int, gains=(0.0,) * RUNGS) -> list[dict]:
-    generations = machine.run(generator, gains, turns=6, alone=True)
-    return [record for _ in range(rounds) for record in next(generations)]
+def cut(record: dict, turns: int) -> dict:
+    measured = record["measurement"]
+    steps = {key: measured[key][:turns] for key in ("step_s", "turns")}
+    return record | {"measurement": measured | steps}
+
+
+def several(machine: Machine, generator, rounds: int, alone: bool) -> list[dict]:
+    """Records of so many generations, all alike."""
+    turns = 6 if alone else 12
+    return [
+        one
+        for turn in range(1, rounds + 1)
+        for one in machine.run(generator, turn, NONE, turns, alone)
+    ]
 
 
 def told(verdicts: dict) -> bool:
@@ -91,20 +96,15 @@ def false_tables(machine: Machine, runs: int, seed: int = 0) -> dict[str, float]
         table = climbed(machine, generator)
         wrong["below"] += told(table.verdicts(table.over_below()))
         wrong["baseline"] += told(table.verdicts(table.over_baseline()))
-        table = Gains(in_rounds(machine, generator, 3), RATE)
+        table = Gains(several(machine, generator, 3, alone=True), RATE)
         wrong["rounds"] += told(table.verdicts(table.over_below()))
-        a, b = (in_turns(machine, generator) for _ in "ab")
+        a, b = (several(machine, generator, 3, alone=False) for _ in "ab")
         frame = compare(a, shifted(b, machine.shift), TRAINING)
         wrong["compare"] += told(dict(frame["verdict"]))
     return {kind: count / runs for kind, count in wrong.items()}
 
 
 KINDS = ("below", "baseline", "rounds", "compare")
-
-
-def in_turns(machine: Machine, generator) -> list[dict]:
-    generations = machine.run(generator)
-    return [*next(generations), *next(generations), *next(generations)]
 
 
 def shifted(records: list[dict], by: float) -> list[dict]:

@@ -73,8 +73,8 @@ LADDER = Ladder(
     workload=Paces(address="tests.pacing:LADDER.workload", metrics=(RATE,), recipe=Pace),
     modules=(
         rung(1, "Twice as fast", wait_s=0.03),
-        rung(2, "Dies", lasts=6),
-        rung(3, "The same", tag="same"),
-        rung(4, "Large", beside=3),
+        rung(2, "The same", tag="same"),
+        rung(3, "Large", beside=3),
+        rung(4, "Dies", lasts=6),
     ),
 )

@@ -58,10 +58,11 @@ class Asked:
         self.pipe, self.answer, self.check_s = path.open(), answer, check_s
         self.awake = False
 
-    def wait(self, session: Session) -> int:
+    def wait(self, session: Session, warm_s: float) -> int:
         if not self.awake:
             held_gib, free_gib = session.room()
-            about = {"check_s": self.check_s, "held_gib": held_gib, "free_gib": free_gib}
+            about = {"check_s": self.check_s, "warm_s": warm_s}
+            about |= {"held_gib": held_gib, "free_gib": free_gib}
             self.answer({"ready": about})
             self.awake = True
         return int(self.pipe.readline())

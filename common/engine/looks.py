@@ -7,23 +7,27 @@ from common.engine.kept import KEPT
 from common.engine.plan import TWIN
 from common.engine.turns import LEAST, Generation
 
-FIRST, MOST = 3, 4  # generations: the table is looked at after the first of these, and after each
-LOOKS = MOST - FIRST + 1
+GENERATIONS = 3
+PARTS = {1: 4, 2: 3, 3: 1}  # into how many a generation divides the time that is left, for one
+LOOKS = 2  # at the table: half-way through the last generation, and at its end
 ENDING_S = 1.0  # for a process to end after its last step
+# as a share of the resolution, an error of the ratios in one generation that is small enough: of
+# three such, an interval for a dozen rungs together is about as wide as the resolution
+CLOSE = 0.4
 
 
 class Looks:
     """The generations of one run.
 
-    After a look only those rungs take part again of which a gain is not known closely enough,
-    with what they are compared with. Whether to go on is decided by looking at the table, which
-    could find by luck what is not there: verdicts are made sure for as many looks as there may be.
+    Half-way through the last one the table is looked at: those rungs whose gains are known closely
+    enough sleep on, and where all are known the run ends. Whoever looks may find by luck what is
+    not there, so verdicts are made sure for as many looks as there are.
     """
 
     def __init__(self, climb, turns) -> None:
         self.climb, self.clock, self.begin_s = climb, turns, time.perf_counter()
         self.before_s = max((r.get("spent_s", 0.0) for r in climb.done.values()), default=0.0)
-        self.jobs = climb.plan.jobs()
+        self.jobs, self.looked = climb.plan.jobs(), False
 
     @property
     def spent_s(self) -> float:
@@ -31,16 +35,15 @@ class Looks:
         return self.before_s + time.perf_counter() - self.begin_s
 
     def run(self) -> None:
-        for turn in range(1, MOST + 1):
-            self.turn = turn
-            if not self.kept():
-                generation = Generation(self.climb, turn, self.more)
-                for record in generation.run(self.jobs):
-                    self.climb.append(record | {"spent_s": self.spent_s})
-                if generation.interrupted:
-                    raise KeyboardInterrupt
-            if turn >= FIRST and not self.again():
-                return
+        for self.turn in range(1, GENERATIONS + 1):
+            if self.kept():
+                continue
+            generation = Generation(self.climb, self.turn, self.more)
+            for record in generation.run(self.jobs):
+                self.climb.append(record | {"spent_s": self.spent_s})
+            if generation.interrupted:
+                raise KeyboardInterrupt
+        self.climb.display.looked(len(self.unknown([])), self.left_s)
 
     def kept(self) -> bool:
         """Whether an earlier run left this generation whole, and it still stands."""
@@ -58,27 +61,10 @@ class Looks:
             climb.display.finish(record)
         return True
 
-    def again(self) -> bool:
-        """Look at the table: whether to go on, and with which rungs."""
-        gains = Gains(self.climb.known, self.climb.workload.headline)
-        unknown = gains.undecided(self.clock.resolution)
-        last = {}
-        for (_, series, number), record in self.climb.done.items():
-            last[series, number] = record
-        named = {(job, gains.key(record)) for job, record in last.items()}
-        self.jobs = [job for job in self.jobs if any((job, key) in named for key in unknown)]
-        begun_s = sum(last[job].get("begun_s", 0.0) for job in self.jobs)
-        turn_s = sum(self.turn_s(last[job]) for job in self.jobs)
-        self.climb.display.looked(len(unknown), self.left_s)
-        if self.clock.steps is not None:
-            return bool(self.jobs)
-        return bool(self.jobs) and self.left_s > begun_s + LEAST * turn_s
-
-    @staticmethod
-    def turn_s(record: dict) -> float:
-        """What one turn of the rung takes."""
-        measured = record["measurement"]
-        return measured["window_s"] / (1 + measured["turns"][-1]) if measured else 0.0
+    def unknown(self, records: list[dict]) -> set[tuple]:
+        """Who is in a gain that is not known closely enough, these records counted in."""
+        gains = Gains([*self.climb.known, *records], self.climb.workload.headline)
+        return gains.undecided(self.clock.resolution)
 
     @property
     def left_s(self) -> float:
@@ -91,18 +77,34 @@ class Looks:
             return done < self.clock.steps
         if done < LEAST:
             return True
-        turn_s = generation.turning_s / done
-        members = generation.members
-        left_s = self.left_s + generation.turning_s - ENDING_S * len(members)
-        ahead = MOST - self.turn
-        # fewer and longer generations, where time is too short for as many
-        needed = max(0, FIRST - self.turn)
-        while ahead > needed and self.each(left_s, ahead, generation) < LEAST * turn_s:
-            ahead -= 1
-        part = min(1.0, len(members) / len(self.jobs))
-        return generation.turning_s + turn_s / 2 < part * self.each(left_s, ahead, generation)
+        last = self.turn == GENERATIONS
+        whole = len(generation.members) >= len(self.jobs)
+        members, close = len(generation.members), CLOSE * self.clock.resolution
+        enough = done % LEAST == 0 and generation.error() <= close
+        ahead = GENERATIONS - self.turn
+        left_s = self.left_s + generation.turning_s - ENDING_S * members * (1 + ahead)
+        part_s = (left_s - ahead * generation.begun_s) / PARTS[self.turn]
+        part_s *= min(1.0, members / len(self.jobs))
+        next_s = generation.turning_s * (1 + 0.5 / done)  # to the middle of the next turn
+        if last and whole and not self.looked and (enough or next_s > part_s / 2):
+            return self.look(generation)
+        return next_s < part_s and not (enough and not last)
 
-    @staticmethod
-    def each(left_s: float, ahead: int, generation: Generation) -> float:
-        """Seconds of turns for this generation and each of those ahead, which must start first."""
-        return (left_s - ahead * generation.begun_s) / (ahead + 1)
+    def look(self, generation: Generation) -> bool:
+        """Only those go on of whom the table does not know enough. Whether there are any."""
+        self.looked, records = True, self.so_far(generation)
+        unknown = self.unknown([*records.values()])
+        keys = {id(member): Gains.key(records[id(member)]) for member in generation.members}
+        generation.awake = [one for one in generation.awake if keys[id(one)] in unknown]
+        self.climb.display.looked(len(unknown), self.left_s)
+        return bool(generation.awake)
+
+    def so_far(self, generation: Generation) -> dict[int, dict]:
+        """Records as the members' will be, by member: those of before with the steps since."""
+        found = {}
+        for member in generation.members:
+            before = self.climb.done[1, member.series, member.number]
+            measured = before["measurement"] | {"turns": member.turns, "step_s": member.step_s}
+            about = {"round": self.turn, "group": generation.group, "generation": generation.ident}
+            found[id(member)] = before | about | {"measurement": measured}
+        return found

@@ -16,8 +16,8 @@ from common.engine.session import Session, Settings, Timed
 class Turns(Protocol):
     """Who asks for timed steps, where they are not all taken at once."""
 
-    def wait(self, session: Session) -> int:
-        """Until steps are wanted: how many; 0: no more."""
+    def wait(self, session: Session, warm_s: float) -> int:
+        """Until steps are wanted: how many; 0: no more. `warm_s`: what one took in the warm-up."""
 
     def took(self, step_s: list[float]) -> None:
         """They were taken, in so many seconds each."""
@@ -45,13 +45,15 @@ def measure(
     startup_s = time.perf_counter() - begin
     (first_step_s,), _ = time_steps(session.step, at_most(1), clock)
     tell("warming up")
+    look = time.perf_counter()
     session.look()
+    warm_s = time.perf_counter() - look
     for _ in range(settings.warmup - 2):
         session.step()
     session.ready()
     in_effect = probe(session.probed)
     session.begin()
-    timed = in_turns(session, turns) if turns else at_once(session, tell)
+    timed = in_turns(session, turns, warm_s) if turns else at_once(session, tell)
     session.end()
     session.audit()
     found = {
@@ -78,10 +80,10 @@ def at_once(session: Session, tell: Callable[[str], None]) -> Timed:
     return timed
 
 
-def in_turns(session: Session, turns: Turns) -> Timed:
+def in_turns(session: Session, turns: Turns, warm_s: float) -> Timed:
     """Steps whenever they are asked for; asleep in between."""
     whole = Timed(step_s=[], window_s=0.0, cpu_s=0.0)
-    while wanted := turns.wait(session):
+    while wanted := turns.wait(session, warm_s):
         part = clocked(session, at_most(wanted))
         turns.took(part.step_s)
         whole = Timed(

@@ -6,21 +6,25 @@ rate. Asleep, a process waits for its pipe and takes no processor time.
 """
 
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
+from common.engine import stats
 from common.engine.gpu_watch import WINDOW
 from common.engine.plan import LADDER, TWIN, Combination
 from common.engine.process import Child, Outcome
 from common.engine.watch import HostWatch
 
-BLOCK_S = 0.05  # of a process's steps in one turn, at least: what a change of process costs is less
 ROOM = 2.0  # as many times what the largest process holds must be free for another one
 LEAST = 5  # turns: fewer say nothing of their own noise
-STAY_S = 15.0  # of a twin's steps: how its start is weighed against them
+# Of a process's steps in one turn, as a share of the budget: half a second of eight minutes. A step
+# is as noisy as long ones are, so short steps are taken several at a time.
+BLOCK = 1e-3
+STEPS = 30  # of a twin in a generation: how they are weighed against its start
 
 
 @dataclass
@@ -32,6 +36,7 @@ class Member:
     combination: Combination
     child: Child
     begun_s: float  # from its start until it was ready, without what only the first one checks
+    warm_s: float  # of a step in its warm-up
     steps: int = 1  # in one turn
     turns: list[int] = field(default_factory=list)  # whose each of its steps was
     step_s: list[float] = field(default_factory=list)
@@ -44,6 +49,13 @@ class Member:
         self.turns += [turn] * len(step_s)
         self.step_s += step_s
         return True
+
+    def logs(self) -> dict[int, float]:
+        """The logarithm of a step's seconds by turn."""
+        steps: dict[int, list[float]] = {}
+        for turn, seconds in zip(self.turns, self.step_s, strict=True):
+            steps.setdefault(turn, []).append(seconds)
+        return {turn: math.log(median(seconds)) for turn, seconds in steps.items()}
 
 
 class Generation:
@@ -60,14 +72,19 @@ class Generation:
         self.records: list[dict] = []
         self.members: list[Member] = []
         self.before: list[Member] = []  # of the groups that are closed
+        self.begun: dict[tuple[str, int], Child] = {}  # that are not ready yet
         self.group, self.held_gib, self.free_gib = 1, 0.0, float("inf")
         self.twinned = self.interrupted = False
         self.turning_s, self.turns = 0.0, 0  # of the group at work
+        self.awake: list[Member] = []  # who takes part in the next turn
 
     def run(self, jobs: Sequence[tuple[str, int]]) -> list[dict]:
         with contextlib.ExitStack() as self.processes:
-            for series, number in jobs:
-                self.join(series, number)
+            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
+                self.start(*job)
+                if following:
+                    self.start(*following)
+                self.join(*job)
             self.close()
         whole = [list(job) for job in jobs]
         return [record | {"generation": self.ident, "jobs": whole} for record in self.records]
@@ -76,6 +93,17 @@ class Generation:
     def begun_s(self) -> float:
         """What starting all of them took."""
         return sum(member.begun_s for member in (*self.before, *self.members))
+
+    def start(self, series: str, number: int) -> None:
+        """Start the rung's process where nothing is to be found out first: two start at once.
+
+        Nothing is timed meanwhile but a compilation, and that counts in the first generation.
+        """
+        known = self.climb.stack.combinations.get((series, number))
+        room = self.free_gib >= (ROOM + 1) * self.held_gib
+        if known and known.checked and known.recipe and room and (series, number) not in self.begun:
+            job = self.climb.job(self.turn, series, number, known, turns=True)
+            self.begun[series, number] = self.children.start(job, self.processes)
 
     def join(self, series: str, number: int) -> None:
         """Make the rung's process ready, or note why there is none."""
@@ -108,13 +136,15 @@ class Generation:
     def begin(self, series: str, number: int, combination: Combination) -> Outcome | None:
         """Start a process and wait until it is ready; how it ended, if it did not get so far."""
         job = self.climb.job(self.turn, series, number, combination, turns=True)
-        child, told = self.children.start(job, self.processes)
+        child = self.begun.pop((series, number), None) or self.children.start(job, self.processes)
+        child, told = self.children.ready(child, job, self.processes)
         if told is None:
             return child.outcome()
         self.held_gib, self.free_gib = max(self.held_gib, told["held_gib"]), told["free_gib"]
         combination.checked = True
         begun_s = child.wall_s - told["check_s"]
-        self.members.append(Member(series, number, combination, child, begun_s))
+        member = Member(series, number, combination, child, begun_s, told["warm_s"])
+        self.members.append(member)
         self.display.ready(self.turn, series, number)
         return None
 
@@ -130,7 +160,7 @@ class Generation:
         """Start one of the members once more: in a run's first generation, the cheapest."""
         found = [one for one in self.members if one.series == LADDER and self.may_twin(one)]
         if found and not self.twinned:
-            one = min(found, key=lambda one: one.begun_s)
+            one = min(found, key=lambda one: one.begun_s + STEPS * one.warm_s)
             self.display.begin(self.turn, TWIN, one.number, self.plan.ladder.title(one.number))
             self.twinned = self.begin(TWIN, one.number, one.combination) is None
             self.climb.twin = one.number if self.twinned else None
@@ -168,20 +198,28 @@ class Generation:
         """In another order each time. An interrupt ends them, and what was measured is kept."""
         shuffled = random.Random(f"{self.turn} {self.group}")
         begin, self.turns, self.turning_s = time.perf_counter(), 0, 0.0
-        there = list(self.members)
+        self.awake, clock = list(self.members), self.plan.turns
         try:
-            while there and not self.interrupted and self.more(self, self.turns):
-                shuffled.shuffle(there)
-                there = [member for member in there if member.take(self.turns)]
-                if self.turns == 0 and self.plan.turns.steps is None:
-                    for member in there:
-                        member.steps = max(1, round(BLOCK_S / median(member.step_s)))
+            while self.more(self, self.turns) and self.awake:
+                shuffled.shuffle(self.awake)
+                self.awake = [member for member in self.awake if member.take(self.turns)]
+                if self.turns == 0 and clock.steps is None:
+                    for member in self.awake:
+                        block_s = BLOCK * clock.budget_s
+                        member.steps = max(1, round(block_s / median(member.step_s)))
                 self.turns += 1
                 self.turning_s = time.perf_counter() - begin
         except KeyboardInterrupt:
             if self.turns < LEAST:
                 raise
             self.interrupted = True
+
+    def error(self) -> float:
+        """How badly the ratio of one rung to the next is known from this group's turns."""
+        logs = [member.logs() for member in self.members if member.child.result is None]
+        pairs = zip(logs, logs[1:], strict=False)
+        parts = (stats.from_turns([a[t] - b[t] for t in a.keys() & b.keys()]) for a, b in pairs)
+        return max((part.error or math.inf for part in parts), default=0.0)
 
     def keep(self, record: dict) -> None:
         self.records.append(record | {"group": self.group})
