@@ -195,6 +195,7 @@ def test_asleep_a_process_uses_no_processor():
         time.sleep(2)
         assert sum(process.cpu_times()[:2]) - before <= 0.02
         assert len(child.ask(1)) == 1
+        child.dismiss()
         assert len(child.finish().measurement["step_s"]) == 4
 
 
@@ -206,6 +207,7 @@ def test_processes_that_train_together_take_their_turns_together():
         assert len(child.ask(2)) == 2
         time.sleep(1)
         assert len(child.ask(1)) == 1
+        child.dismiss()
         outcome = child.finish()
     assert outcome.status == "ok", outcome.log
     assert len(outcome.measurement["step_s"]) == 3

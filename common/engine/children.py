@@ -53,18 +53,15 @@ class Children:
         self.seconds += outcome.wall_s
         return outcome
 
-    def start(self, job: Job, stack: ExitStack) -> Child:
-        """A process that will be ready to take turns."""
-        return stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
-
-    def ready(self, child: Child, job: Job, stack: ExitStack) -> tuple[Child, dict | None]:
-        """The process when it is ready, and what it tells of itself; None: it ended."""
+    def start(self, job: Job, stack: ExitStack) -> tuple[Child, dict | None]:
+        """A process that is ready to take turns, and what it tells of itself; None: it ended."""
+        child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
         told = child.hear("ready")
         if told is None:
             self.seconds += child.wall_s
             if note := job.workload.again(job.recipe, child.outcome()):
                 self.display.phase(note)
-                child = self.start(job, stack)
+                child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
                 told, child.note = child.hear("ready"), note
         return child, told
 

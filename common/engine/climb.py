@@ -7,17 +7,16 @@ its change is not carried up, and the climb goes on.
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any
 
+from common.engine import facts
 from common.engine.children import Children, Display
 from common.engine.job import Job
 from common.engine.kept import kept, recalled
-from common.engine.looks import LOOKS, Looks
-from common.engine.machine import command_line, commit_facts
+from common.engine.looks import Looks
 from common.engine.plan import LADDER, TWIN, Combination, Plan
 from common.engine.process import Outcome
-from common.engine.records import SCHEMA, Records
+from common.engine.records import Records
 from common.engine.settle import Settled, Trials, Unsettled, best, settle
 from common.engine.stack import Stack
 
@@ -39,25 +38,8 @@ class Climb:
         plan = self.plan
         self.stack, self.workload = Stack(plan), plan.ladder.workload
         self.children = Children(plan, self.display)
-        now = datetime.now(UTC)
-        clock = plan.turns.to_json() | {"looks": LOOKS} if plan.turns else None
-        self.run_facts = {
-            "clock": clock,
-            "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
-            "date": now.date().isoformat(),
-            "command": command_line(),
-        }
-        facts = self.workload.facts(plan.device)
-        self.facts = {  # a record is kept by --resume only where all of these are the same
-            "schema": SCHEMA,
-            "ladder": plan.ladder.name,
-            "preset": plan.preset,
-            "baseline": self.workload.dump(plan.baseline),
-            "settings": plan.settings.to_json(),
-            "machine": facts["machine"] | self.children.gpu.facts(),
-            "versions": facts["versions"],
-            **commit_facts(),
-        }
+        self.run_facts = facts.of_run(plan)
+        self.facts = facts.of_measurements(plan, self.children.gpu.facts())
         self.ceilings: dict = {}
         self.twin: int | None = None  # the rung that takes part twice, where turns are taken
 
@@ -240,7 +222,7 @@ class Climb:
         again = self.children.disturbed(outcome) if discarded else None
         lacking = outcome.measurement.get("lacking")
         notes = (combination.note, again and f"disturbed: {again}", outcome.note, lacking)
-        facts = self.workload.record_facts(recipe, plan.settings, plan.device)
+        about = self.workload.record_facts(recipe, plan.settings, plan.device)
         return {
             **self.facts,
             **self.run_facts,
@@ -257,7 +239,7 @@ class Climb:
             "candidates": combination.candidates,  # rates, if there were any
             "refused": combination.refused,
             "numerics": plan.ladder.numerics(number).value,
-            **facts,
+            **about,
             "ceilings": self.ceilings,
             "discarded": list(discarded),
             **{k: v for k, v in asdict(outcome).items() if k not in SPENT},

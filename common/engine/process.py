@@ -121,10 +121,14 @@ class Child:
         self.command(steps)
         return self.hear("block")
 
-    def finish(self) -> Outcome:
-        """Tell it that it was asked for the last time, and wait for its result."""
+    def dismiss(self) -> None:
+        """Tell it that it was asked for the last time."""
         if self.result is None:
             self.command(0)
+
+    def finish(self) -> Outcome:
+        """Wait for the result of one that was dismissed."""
+        if self.result is None:
             self.hear()
         return self.outcome()
 

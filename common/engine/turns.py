@@ -72,7 +72,6 @@ class Generation:
         self.records: list[dict] = []
         self.members: list[Member] = []
         self.before: list[Member] = []  # of the groups that are closed
-        self.begun: dict[tuple[str, int], Child] = {}  # that are not ready yet
         self.group, self.held_gib, self.free_gib = 1, 0.0, float("inf")
         self.twinned = self.interrupted = False
         self.turning_s, self.turns = 0.0, 0  # of the group at work
@@ -80,11 +79,8 @@ class Generation:
 
     def run(self, jobs: Sequence[tuple[str, int]]) -> list[dict]:
         with contextlib.ExitStack() as self.processes:
-            for job, following in zip(jobs, [*jobs[1:], None], strict=True):
-                self.start(*job)
-                if following:
-                    self.start(*following)
-                self.join(*job)
+            for series, number in jobs:
+                self.join(series, number)
             self.close()
         whole = [list(job) for job in jobs]
         return [record | {"generation": self.ident, "jobs": whole} for record in self.records]
@@ -93,17 +89,6 @@ class Generation:
     def begun_s(self) -> float:
         """What starting all of them took."""
         return sum(member.begun_s for member in (*self.before, *self.members))
-
-    def start(self, series: str, number: int) -> None:
-        """Start the rung's process where nothing is to be found out first: two start at once.
-
-        Nothing is timed meanwhile but a compilation, and that counts in the first generation.
-        """
-        known = self.climb.stack.combinations.get((series, number))
-        room = self.free_gib >= (ROOM + 1) * self.held_gib
-        if known and known.checked and known.recipe and room and (series, number) not in self.begun:
-            job = self.climb.job(self.turn, series, number, known, turns=True)
-            self.begun[series, number] = self.children.start(job, self.processes)
 
     def join(self, series: str, number: int) -> None:
         """Make the rung's process ready, or note why there is none."""
@@ -136,8 +121,7 @@ class Generation:
     def begin(self, series: str, number: int, combination: Combination) -> Outcome | None:
         """Start a process and wait until it is ready; how it ended, if it did not get so far."""
         job = self.climb.job(self.turn, series, number, combination, turns=True)
-        child = self.begun.pop((series, number), None) or self.children.start(job, self.processes)
-        child, told = self.children.ready(child, job, self.processes)
+        child, told = self.children.start(job, self.processes)
         if told is None:
             return child.outcome()
         self.held_gib, self.free_gib = max(self.held_gib, told["held_gib"]), told["free_gib"]
@@ -179,6 +163,8 @@ class Generation:
         self.take_turns()
         window = watch.stop() | dict.fromkeys(WINDOW)
         for member in self.members:
+            member.child.dismiss()  # all at once: how they end is not timed
+        for member in self.members:
             outcome = member.child.finish()
             outcome.window = window
             if outcome.status == "disturbed":
@@ -198,16 +184,16 @@ class Generation:
         """In another order each time. An interrupt ends them, and what was measured is kept."""
         shuffled = random.Random(f"{self.turn} {self.group}")
         begin, self.turns, self.turning_s = time.perf_counter(), 0, 0.0
-        self.awake, clock = list(self.members), self.plan.turns
+        self.awake = list(self.members)
         try:
             while self.more(self, self.turns) and self.awake:
                 shuffled.shuffle(self.awake)
                 self.awake = [member for member in self.awake if member.take(self.turns)]
-                if self.turns == 0 and clock.steps is None:
-                    for member in self.awake:
-                        block_s = BLOCK * clock.budget_s
-                        member.steps = max(1, round(block_s / median(member.step_s)))
                 self.turns += 1
+                if self.turns == 2 and self.plan.turns.steps is None:
+                    for member in self.awake:
+                        block_s = BLOCK * self.plan.turns.budget_s
+                        member.steps = max(1, round(block_s / min(member.step_s)))
                 self.turning_s = time.perf_counter() - begin
         except KeyboardInterrupt:
             if self.turns < LEAST:

@@ -43,7 +43,7 @@ PRESETS = {
         dropout=0.0,
         steps=6,
         warmup=2,
-        search_s=30.0,
+        search_s=15.0,
         note=NO_DROPOUT,
     ),
     "tiny": Preset(
