@@ -14,6 +14,7 @@ import torch
 
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
+from common.cli.run import SECONDS_EACH
 from common.engine.device import GIB, DeviceFacts
 from common.engine.job import Job
 from common.engine.options import Parser
@@ -25,6 +26,7 @@ from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from steps import LADDER
 
+ROUNDS = 3  # on accelerators
 PER_CHILD_S = 5.0  # start-up and equivalence check of one child, as seen on a 2-core machine
 PER_COMPILE_S = 30.0  # a cold compilation, likewise
 
@@ -65,11 +67,12 @@ def seconds_per_step(device: DeviceFacts, work: Chosen) -> float | None:
 
 
 def estimate(step_s: float, device: DeviceFacts, work: Chosen, measured: int) -> float:
-    """Seconds for the default ladder if no rung were faster than the baseline: at most, then."""
-    rounds = 2 if device.type == "cpu" else 3
+    """Seconds for the default ladder: its budget, or if no rung were faster than the baseline."""
+    if device.type == "cpu":
+        return SECONDS_EACH * (LADDER.top + 1)
     steps = work.defaults.steps + work.defaults.warmup
     compiling = 0 if missing_compiler(device) else 4 * PER_COMPILE_S
-    children = rounds * (measured + 1)
+    children = ROUNDS * (measured + 1)
     return children * (PER_CHILD_S + steps * step_s) + compiling
 
 

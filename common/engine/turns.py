@@ -81,6 +81,8 @@ class Generation:
         with contextlib.ExitStack() as self.processes:
             for series, number in jobs:
                 self.join(series, number)
+                if self.interrupted:  # while a group that had no room for this one took turns
+                    break
             self.close()
         whole = [list(job) for job in jobs]
         return [record | {"generation": self.ident, "jobs": whole} for record in self.records]
@@ -106,6 +108,8 @@ class Generation:
             if outcome is None:
                 if self.free_gib < ROOM * self.held_gib:
                     self.close()
+                if self.interrupted:
+                    return None
                 if self.before and not self.members:
                     self.bridge(combination)
                 outcome = self.begin(series, number, combination)
@@ -162,9 +166,12 @@ class Generation:
         watch.start(0)
         self.take_turns()
         window = watch.stop() | dict.fromkeys(WINDOW)
+        at_once = self.plan.first is None  # how they end is not timed, unless they profile then
+        for member in self.members if at_once else ():
+            member.child.dismiss()
         for member in self.members:
-            member.child.dismiss()  # all at once: how they end is not timed
-        for member in self.members:
+            if not at_once:
+                member.child.dismiss()
             outcome = member.child.finish()
             outcome.window = window
             if outcome.status == "disturbed":
