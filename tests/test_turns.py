@@ -40,7 +40,7 @@ def climb(folder, *options: str) -> tuple[int, str]:
 
 
 def test_rungs_take_turns_in_another_order_each_time(folder):
-    status, said = climb(folder, "--only", "0,1,2", "--budget", "15s")
+    status, said = climb(folder, "--only", "0,1,2", "--budget", "9s")
     assert status == 0, said
     found = records(folder)
     assert all(r["measurement"]["turns"] == sorted(r["measurement"]["turns"]) for r in found)
@@ -116,7 +116,7 @@ def until(said: str, process) -> None:
 
 
 def test_an_interrupt_keeps_what_the_turns_have_told_and_resume_goes_on(folder):
-    options = ("--only", "0,1,2", "--budget", "60s", "--resolution", "0.01%")
+    options = ("--only", "0,1,2", "--budget", "40s", "--resolution", "0.01%")
     process = start("pacing", "--out", str(folder / "out"), *options)
     until("taking turns", process)
     time.sleep(2.5)
@@ -128,7 +128,7 @@ def test_an_interrupt_keeps_what_the_turns_have_told_and_resume_goes_on(folder):
     assert all(len(set(r["measurement"]["turns"])) >= LEAST for r in kept)
     assert all(len(r["measurement"]["turns"]) == len(r["measurement"]["step_s"]) for r in kept)
     assert last_json_line(said)["interrupted"]
-    status, said = climb(folder, *options, "--budget", "30s", "--resume")
+    status, said = climb(folder, *options, "--budget", "14s", "--resume")
     assert status == 0, said
     assert "resuming: 4 measurements are kept" in said
     after = records(folder)
@@ -143,7 +143,7 @@ def last_json_line(said: str) -> dict:
 
 def test_a_kill_loses_no_more_than_the_generation_at_work(folder):
     options = ("--only", "0,1,2", "--steps", "6")
-    for _ in range(4):
+    for _ in range(2):
         process = start("pacing", "--resume", "--out", str(folder / "out"), *options)
         with contextlib.suppress(AssertionError):
             until("generation 2", process)

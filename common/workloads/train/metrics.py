@@ -21,8 +21,9 @@ def step_ms(record: dict) -> float:
 
 
 def loss(record: dict) -> float:
-    """The mean training loss of the timed steps."""
-    return mean(record["measurement"]["losses"][-record["settings"]["steps"] :])
+    """The mean training loss of the first timed steps, as many as all rungs have."""
+    settings = record["settings"]
+    return mean(record["measurement"]["losses"][settings["warmup"] :][: settings["steps"]])
 
 
 def flops_per_s(record: dict) -> float:
@@ -189,13 +190,21 @@ def notes(records: list[dict]) -> str:
     first = records[0]
     text = next((r["measurement"]["text_source"] for r in records if r["status"] == "ok"), "?")
     changed = " (changed)" if first["dirty"] else ""
-    rounds = max(record["round"] for record in records)
     return (
-        f"{describe(records)}. {rounds} round(s) of {first['settings']['steps']} timed steps "
-        f"after {first['settings']['warmup']}. Text: {text}. Commit {str(first['commit'])[:10]}"
+        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. Text: {text}. Commit {str(first['commit'])[:10]}"
         f"{changed}: `{first['command']}`"
         + (f" ({first['remark']})" if first.get("remark") else "")
     )
+
+
+def taken(records: list[dict]) -> str:
+    """How many timed steps were taken."""
+    rounds = max(record["round"] for record in records)
+    if not records[0].get("clock"):
+        return f"{rounds} round(s) of {records[0]['settings']['steps']} timed steps"
+    steps = [len(r["measurement"]["step_s"]) for r in records if r["status"] == "ok"]
+    least, most = min(steps, default=0), max(steps, default=0)
+    return f"{rounds} generations of processes in turns, {least} to {most} timed steps of each"
 
 
 def ceilings(records: list[dict]) -> str:

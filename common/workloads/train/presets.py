@@ -41,7 +41,7 @@ PRESETS = {
         shape=Shape(layers=6, heads=6, emb_dim=384, context=256),
         batch_size=1,
         dropout=0.0,
-        steps=6,
+        steps=5,
         warmup=2,
         search_s=15.0,
         note=NO_DROPOUT,
