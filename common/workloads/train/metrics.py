@@ -191,7 +191,8 @@ def notes(records: list[dict]) -> str:
     text = next((r["measurement"]["text_source"] for r in records if r["status"] == "ok"), "?")
     changed = " (changed)" if first["dirty"] else ""
     return (
-        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. Text: {text}. Commit {str(first['commit'])[:10]}"
+        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. "
+        f"Text: {text}. Commit {str(first['commit'])[:10]}"
         f"{changed}: `{first['command']}`"
         + (f" ({first['remark']})" if first.get("remark") else "")
     )
