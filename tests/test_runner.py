@@ -17,6 +17,7 @@ from common.engine import children, process
 from common.engine.climb import Climb
 from common.engine.errors import UserError
 from common.engine.job import Job
+from common.engine.looks import GENERATIONS
 from common.engine.plan import Plan
 from common.engine.records import Records
 from common.report.frame import to_frame
@@ -123,8 +124,8 @@ def test_no_process_is_left_behind(faulty_climb):
 def test_records_hold_what_a_number_needs(tiny_ladder):
     records = Records(tiny_ladder[0] / "records.jsonl").read()
     top = next(record for record in records if record["rung"] == SEARCHES)
-    assert len(records) == 2 * (LADDER.top + 1) - 3  # n/a rungs say so once
-    assert len(top["measurement"]["step_s"]) == PRESETS["tiny"].steps
+    assert len(records) == GENERATIONS * (LADDER.top - 2 + 1) + 3  # with a twin; three do not apply
+    assert len(top["measurement"]["step_s"]) == len(top["measurement"]["turns"]) == 10
     assert top["versions"]["torch"]
     assert top["machine"]["cpu"]
     assert top["recipe"]["dtype"] == "torch.bfloat16"
@@ -137,8 +138,9 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     out, done = tiny_ladder
     assert done.returncode == 0, done.stderr
     said = last_json(done)
-    assert (said["ok"], said["skipped"], said["failed"]) == (2 * (LADDER.top - 2), 3, 0)
-    records = {r["rung"]: r for r in Records(out / "records.jsonl").read() if r["round"] == 1}
+    assert (said["ok"], said["skipped"], said["failed"]) == (GENERATIONS * (LADDER.top - 1), 3, 0)
+    of_first = [r for r in Records(out / "records.jsonl").read() if r["round"] == 1]
+    records = {r["rung"]: r for r in of_first if r["series"] == "ladder"}
     proof = {
         n: r["measurement"]["in_effect"].get(str(n))
         for n, r in records.items()
@@ -225,7 +227,7 @@ def measuring_children(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path):
-    ladder = start_ladder(tmp_path)
+    ladder = start_ladder(tmp_path, "--rounds", "2")
     wait_for_records(tmp_path, 1)
     time.sleep(1.0)
     children = children_of(ladder)

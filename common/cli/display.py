@@ -85,7 +85,7 @@ class Display:
         self.finished += 1
         if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
             self.seconds.append(took)
-        if record.get("generation") and record["round"] > 1 and record["status"] == "ok":
+        if record.get("group") and record["round"] > 1 and record["status"] == "ok":
             return  # its figures come with those of the others
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
         self.say(progress_line(record, self.workload) + of_series)

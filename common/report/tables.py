@@ -15,8 +15,8 @@ from common.engine.workload import Workload
 from common.report.frame import to_frame
 
 LEGEND = {
-    UNCHANGED: "<2%: no gain was told; a larger one would have been (95 %, all rungs together)",
-    UNJUDGED: "?  not judged: one round cannot tell (--rounds 2 or more), nor a twin that differs",
+    UNCHANGED: "<2%: no gain was told; a larger one would have been (95 %, all rungs)",
+    UNJUDGED: "?  not judged: by one round (--rounds 2 or more), or if a twin differs",
 }
 WIDTH = 80
 
