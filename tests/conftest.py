@@ -65,7 +65,7 @@ def own_environment(tmp_path_factory):
 def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The whole ladder at the tiny preset, measured once, compiled for real."""
     out = tmp_path_factory.mktemp("ladder")
-    fixed = ("--preset", "tiny", "--device", "cpu", "--steps", "10")
+    fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
     command = ("-m", "steps.run", *fixed, "--out", str(out))
     return out, run(*command, timeout=600)  # two minutes, where nothing else runs
 

@@ -34,8 +34,15 @@ sys.exit(status)
 
 
 def start(name: str, *options: str) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", CLIMB, name, *options], cwd=PROJECT, **pipes)
+    return subprocess.Popen(
+        [sys.executable, "-c", CLIMB, name, *options],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell that starts the tests in the background has them ignore Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def climbed(name: str, *options: str) -> tuple[int, str]:

@@ -21,6 +21,7 @@ from common.workloads.parallel.workload import PARALLEL
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
+from tests.conftest import run
 from tests.test_engine import climbed, start
 
 
@@ -211,3 +212,17 @@ def test_processes_that_train_together_take_their_turns_together():
         outcome = child.finish()
     assert outcome.status == "ok", outcome.log
     assert len(outcome.measurement["step_s"]) == 3
+
+
+def test_training_steps_are_taken_in_turns(tmp_path):
+    options = ("--preset", "tiny", "--device", "cpu", "--only", "0,1,2", "--steps", "6")
+    done = run("-m", "steps.run", *options, "--out", str(tmp_path), timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    found = Records(tmp_path / "records.jsonl").read()
+    steps = [r["measurement"] for r in found if r["status"] == "ok"]
+    assert len(steps) == GENERATIONS * 3  # two rungs and a twin; the third does not apply
+    assert {len(one["step_s"]) for one in steps} == {6}
+    assert [one["turns"] for one in steps] == [[*range(6)]] * len(steps)
+    assert len({tuple(one["losses"]) for one in steps}) == 1  # the same tokens, exact rungs
+    assert "3 generations of processes in turns, 6 to 6" in (tmp_path / "ladder.md").read_text()
