@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from common.engine.rungs import shown
+from common.engine.stats import percent
 from common.engine.workload import Workload
 from common.report.tables import progress_line
 
@@ -69,11 +70,13 @@ class Display:
 
     def looked(self, unknown: int, left_s: float) -> None:
         """The table was looked at; of so many rungs a gain is not known closely enough."""
-        self.say(
-            f"{unknown} rung(s) not known closely enough, {at_most(left_s)}"
-            if unknown
-            else "every gain is known closely enough"
-        )
+        self.say(f"half-way: {unknown} rung(s) take part in what is left, {at_most(left_s)}")
+
+    def ended(self, unknown: int, resolution: float) -> None:
+        """All turns are taken."""
+        known = f"told or known to {percent(resolution)}"
+        more = f"{unknown} rung(s) are in gains that are not {known}: a longer --budget tells more"
+        self.say(more if unknown else f"every gain is {known}")
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""

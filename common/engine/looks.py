@@ -43,7 +43,7 @@ class Looks:
                 self.climb.append(record | {"spent_s": self.spent_s})
             if generation.interrupted:
                 raise KeyboardInterrupt
-        self.climb.display.looked(len(self.unknown([])), self.left_s)
+        self.climb.display.ended(len(self.unknown([])), self.clock.resolution)
 
     def kept(self) -> bool:
         """Whether an earlier run left this generation whole, and it still stands."""
