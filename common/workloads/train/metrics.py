@@ -22,8 +22,9 @@ def step_ms(record: dict) -> float:
 
 def loss(record: dict) -> float:
     """The mean training loss of the first timed steps, as many as all rungs have."""
-    settings = record["settings"]
-    return mean(record["measurement"]["losses"][settings["warmup"] :][: settings["steps"]])
+    measured = record["measurement"]
+    losses, timed = measured["losses"], len(measured["step_s"])
+    return mean(losses[-timed:][: record["settings"]["steps"]])
 
 
 def flops_per_s(record: dict) -> float:
