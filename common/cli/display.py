@@ -74,9 +74,9 @@ class Display:
 
     def ended(self, unknown: int, resolution: float) -> None:
         """All turns are taken."""
-        known = f"told or known to {percent(resolution)}"
-        more = f"{unknown} rung(s) are in gains that are not {known}: a longer --budget tells more"
-        self.say(more if unknown else f"every gain is {known}")
+        known = f"known to {percent(resolution)}"
+        more = f"{unknown} rung(s) are not {known}: a longer --budget tells more"
+        self.say(more if unknown else f"every gain is told, or {known}")
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""
