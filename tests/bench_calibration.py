@@ -2,8 +2,10 @@
 
 python -m tests.bench_calibration made-up [RUNS]: on made-up machines; minutes for 1000.
 python -m tests.bench_calibration real [RUNS]: A/A ladders on this machine, 100 seconds each.
+python -m tests.bench_calibration slowed [RUNS]: the same, the last rung 3 % slower.
 """
 
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -12,9 +14,9 @@ import ladders
 from common.cli import run
 from common.engine.gains import Gains
 from common.engine.records import Records
-from common.engine.stats import percent, smallest
-from tests.noise import KINDS, MACHINES, Machine, false_tables, found, told
-from tests.same import LADDER
+from common.engine.stats import percent, smallest, verdict
+from tests.noise import KINDS, MACHINES, Machine, false_tables, found
+from tests.same import LADDER, SLOW
 
 SHAPE = ("--layers", "4", "--heads", "4", "--emb-dim", "256", "--context", "128")
 
@@ -28,21 +30,29 @@ def made_up(runs: int) -> None:
         print(f"a gain of {gain:.0%} is found in {found(Machine(), gain, runs):.0%} of runs")
 
 
-def real(runs: int) -> None:
+def real(runs: int, slowed: bool = False) -> None:
     ladders.LADDERS["same"] = LADDER.name
-    wrong = dict.fromkeys(("below", "baseline", "twin"), 0)
+    if slowed:
+        os.environ[SLOW] = "0.03"
+    wrong, right = dict.fromkeys(("below", "baseline", "twin"), 0), 0
     for number in range(1, runs + 1):
         with tempfile.TemporaryDirectory() as folder:
             run.main(["--ladder", "same", "--budget", "100s", *SHAPE, "--out", folder])
             table = Gains(Records(Path(folder) / "records.jsonl").read(), LADDER.workload.headline)
-        groups = {"below": table.over_below(), "baseline": table.over_baseline()}
-        for kind, of_kind in groups.items():
-            wrong[kind] += told(table.judged(of_kind, of_kind))
+        below, base = table.told(table.over_below()), table.told(table.over_baseline())
+        slow = below.pop(4) if slowed else None
+        same = {"below": below, "baseline": {n: e for n, e in base.items() if n in below}}
+        for kind, estimates in same.items():
+            wrong[kind] += any(one.told for one in estimates.values())
         wrong["twin"] += table.differs()
-        bounds = [percent(smallest(one)) for one in table.told(groups["below"]).values()]
+        bounds = [percent(smallest(one)) for one in below.values()]
         print(f"{number}: bounds {', '.join(bounds)}; false so far {wrong}", flush=True)
+        if slow:
+            right += slow.told and slow.value < 0
+            print(f"the slow one is {verdict(slow, LADDER.workload.headline.words)}, "
+                  f"log ratio {slow.value:.4f} +- {slow.half:.4f}; found {right}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":
     kind, runs = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    made_up(runs or 1000) if kind == "made-up" else real(runs or 20)
+    made_up(runs or 1000) if kind == "made-up" else real(runs or 20, kind == "slowed")

@@ -1,17 +1,45 @@
-"""A ladder whose rungs are all the same, for A/A runs: each sets a variable that nobody reads."""
+"""A ladder whose rungs are all the same, for A/A runs; its last can be slowed on purpose.
+
+Each rung sets a variable that nobody reads, but for the last one's: a share by which its steps
+take longer, 0 unless LADDER_SLOW names another.
+"""
+
+import os
+import time
+
+import torch
 
 from common.engine.ladder import Ladder
 from common.workloads.train import metrics
+from common.workloads.train.session import TrainSession
 from common.workloads.train.workload import Training
 from tests.packing import rung
 
+SLOW, SLOWER_BY = "LADDER_SLOW", "LADDER_SLOWER_BY"
+
+
+class SlowSession(TrainSession):
+    def step(self) -> None:
+        begin = time.perf_counter()
+        super().step()
+        now = time.perf_counter()
+        until = now + (now - begin) * float(os.environ.get(SLOWER_BY, 0))
+        matrix = torch.ones(64, 64)
+        while time.perf_counter() < until:
+            torch.mm(matrix, matrix)
+
+
+class Slow(Training):
+    def build(self, recipe, settings, device) -> TrainSession:
+        return SlowSession(recipe, settings, device)
+
+
+VARIABLES = [*(f"LADDER_SAME={n}" for n in (1, 2, 3)), f"{SLOWER_BY}={os.environ.get(SLOW, 0)}"]
 LADDER = Ladder(
     name="tests.same",
-    workload=Training(
-        address="tests.same:LADDER.workload", metrics=(metrics.RATE, metrics.RESERVED)
-    ),
+    workload=Slow(address="tests.same:LADDER.workload", metrics=(metrics.RATE, metrics.RESERVED)),
     modules=tuple(
-        rung(number, f"The same, {number}", environment=(f"LADDER_SAME={number}",))
-        for number in range(1, 5)
+        rung(number, f"The same, {number}", environment=(variable,))
+        for number, variable in enumerate(VARIABLES, start=1)
     ),
 )

@@ -102,11 +102,11 @@ def test_steps_are_as_many_as_asked_for(folder):
     assert max(r["round"] for r in found) == GENERATIONS
 
 
-def test_a_budget_is_kept(folder):
+def test_a_budget_is_kept_and_used(folder):
     begin = time.perf_counter()
-    climb(folder, "--only", "0,1,2", "--budget", "12s", "--resolution", "0.01%")
+    climb(folder, "--only", "0,2", "--budget", "12s", "--resolution", "0.01%")
     assert time.perf_counter() - begin < 12 + 6  # the tables, and a last turn
-    assert max(r["spent_s"] for r in records(folder)) > 8
+    assert max(r["spent_s"] for r in records(folder)) > 6  # half: a last look may end it early
 
 
 def until(said: str, process) -> None:
