@@ -16,7 +16,6 @@ from common.engine.gains import Gains
 from common.engine.records import Records
 from common.engine.stats import percent, smallest, verdict
 from tests.noise import KINDS, MACHINES, Machine, false_tables, found
-from tests.same import LADDER, SLOW
 
 SHAPE = ("--layers", "4", "--heads", "4", "--emb-dim", "256", "--context", "128")
 
@@ -31,9 +30,11 @@ def made_up(runs: int) -> None:
 
 
 def real(runs: int, slowed: bool = False) -> None:
-    ladders.LADDERS["same"] = LADDER.name
     if slowed:
-        os.environ[SLOW] = "0.03"
+        os.environ["LADDER_SLOW"] = "0.03"
+    from tests.same import LADDER  # reads it
+
+    ladders.LADDERS["same"] = LADDER.name
     wrong, right = dict.fromkeys(("below", "baseline", "twin"), 0), 0
     for number in range(1, runs + 1):
         with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from common.workloads.train.session import TrainSession
 from common.workloads.train.workload import Training
 from tests.packing import rung
 
-SLOW, SLOWER_BY = "LADDER_SLOW", "LADDER_SLOWER_BY"
+SLOWER_BY = "LADDER_SLOWER_BY"
 
 
 class SlowSession(TrainSession):
@@ -34,7 +34,7 @@ class Slow(Training):
         return SlowSession(recipe, settings, device)
 
 
-VARIABLES = [*(f"LADDER_SAME={n}" for n in (1, 2, 3)), f"{SLOWER_BY}={os.environ.get(SLOW, 0)}"]
+VARIABLES = [*(f"LADDER_SAME={n}" for n in (1, 2, 3)), f"{SLOWER_BY}={os.environ.get("LADDER_SLOW", 0)}"]
 LADDER = Ladder(
     name="tests.same",
     workload=Slow(address="tests.same:LADDER.workload", metrics=(metrics.RATE, metrics.RESERVED)),
