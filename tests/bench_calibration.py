@@ -50,8 +50,8 @@ def real(runs: int, slowed: bool = False) -> None:
         print(f"{number}: bounds {', '.join(bounds)}; false so far {wrong}", flush=True)
         if slow:
             right += slow.told and slow.value < 0
-            print(f"the slow one is {verdict(slow, LADDER.workload.headline.words)}, "
-                  f"log ratio {slow.value:.4f} +- {slow.half:.4f}; found {right}", flush=True)  # fmt: skip
+            said = verdict(slow, LADDER.workload.headline.words)
+            print(f"  the slow one: {slow.value:+.1%} +- {slow.half:.1%}, {said}; found {right}")
 
 
 if __name__ == "__main__":

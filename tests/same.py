@@ -34,7 +34,8 @@ class Slow(Training):
         return SlowSession(recipe, settings, device)
 
 
-VARIABLES = [*(f"LADDER_SAME={n}" for n in (1, 2, 3)), f"{SLOWER_BY}={os.environ.get("LADDER_SLOW", 0)}"]
+SHARE = os.environ.get("LADDER_SLOW", 0)
+VARIABLES = [*(f"LADDER_SAME={n}" for n in (1, 2, 3)), f"{SLOWER_BY}={SHARE}"]
 LADDER = Ladder(
     name="tests.same",
     workload=Slow(address="tests.same:LADDER.workload", metrics=(metrics.RATE, metrics.RESERVED)),
