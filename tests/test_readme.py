@@ -41,4 +41,4 @@ def test_links_lead_somewhere(name):
 def test_both_quick_starts_are_there(name):
     text = (PROJECT / name).read_text()
     assert "pip install -r requirements.txt && python -m steps.run" in text
-    assert "pip install -r requirements.txt && python -m pytest" in text
+    assert "pip install -r requirements-dev.txt && python -m pytest" in text

@@ -13,7 +13,7 @@ import pytest
 
 from common.accelerator.device import describe
 from common.cli.display import Display
-from common.cli.run import main, write_results
+from common.cli.run import main
 from common.engine import children, process
 from common.engine.climb import Climb
 from common.engine.device import DeviceFacts
@@ -22,6 +22,7 @@ from common.engine.plan import Plan
 from common.engine.records import Records, sole_writer
 from common.engine.workload import Launch
 from common.report.attribution import to_attribution
+from common.report.files import write_results
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from steps import LADDER

@@ -12,13 +12,13 @@ import pytest
 
 from common.accelerator.device import describe
 from common.cli.display import Display
-from common.cli.run import write_results
 from common.engine import children, process
 from common.engine.climb import Climb
 from common.engine.errors import UserError
 from common.engine.job import Job
 from common.engine.plan import Plan
 from common.engine.records import Records
+from common.report.files import write_results
 from common.report.frame import to_frame
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings

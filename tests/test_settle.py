@@ -9,7 +9,6 @@ import pytest
 
 from common.accelerator.device import describe
 from common.cli.display import Display
-from common.cli.run import write_results
 from common.engine import children, process
 from common.engine.child import guarded
 from common.engine.climb import Climb
@@ -20,6 +19,7 @@ from common.engine.plan import Plan
 from common.engine.records import Records
 from common.engine.workload import Launch
 from common.gpt.shape import Shape
+from common.report.files import write_results
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING

@@ -10,7 +10,6 @@ import os
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,7 +17,7 @@ import psutil
 from common.cli.display import Display
 from common.engine.climb import Climb
 from common.engine.contract import SKIPPED
-from common.engine.errors import UserError, in_short
+from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.metric import ROUNDS
 from common.engine.options import (
@@ -31,14 +30,15 @@ from common.engine.options import (
     whole_number,
     writable_folder,
 )
-from common.engine.plan import ALONE, WITHOUT, Plan, Turns
-from common.engine.records import NoRecords, Records, as_records_of, sole_writer, write_atomically
+from common.engine.plan import Plan, Turns
+from common.engine.records import NoRecords, Records, as_records_of, sole_writer
 from common.engine.rungs import REFERENCE, called
 from common.engine.stats import percent
-from common.engine.workload import Planned, Writer
-from common.report.attribution import attribution_markdown, attribution_text, to_attribution
-from common.report.frame import to_csv, to_frame
-from common.report.tables import control, control_text, to_markdown, to_text
+from common.engine.workload import Planned
+from common.report.attribution import attribution_text, to_attribution
+from common.report.files import write_results
+from common.report.frame import to_frame
+from common.report.tables import control, control_text, to_text
 from ladders import LADDERS, load
 
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
@@ -105,56 +105,6 @@ def list_rungs(ladder: Ladder) -> None:
         changes = ", ".join(rung.changes) + branch
         print(f"{rung.number:>2}  {rung.title:<27} {changes:<30} {rung.numerics.value}")
     print(textwrap.fill(ladder.note, 80))
-
-
-def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, str]:
-    """Tables and plots from the records. Returns the paths of those that were written, by kind.
-
-    What fails costs itself: a line says so, and what was measured is on the disk already.
-    """
-    done = {}
-    for kind, (name, write) in results(records, ladder).items():
-        try:
-            write(out / name)
-        except Exception as error:  # whatever a library or the disk makes of it
-            print(f"warning: {out / name} is not written ({in_short(error)})")
-        else:
-            done[kind] = str(out / name)
-    return done
-
-
-def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]]:
-    """By kind: a file's name, and what writes it to a path."""
-    workload, frame = ladder.workload, to_frame(records, ladder.workload)
-    found = {
-        "csv": ("ladder.csv", text_writer(lambda: to_csv(frame))),
-        "md": (
-            "ladder.md",
-            text_writer(lambda: to_markdown(records, workload, ladder.published())),
-        ),
-        "png": ("ladder.png", lambda path: pictures().plot_ladder(frame, records, workload, path)),
-    }
-    if any(record["series"] in (ALONE, WITHOUT) for record in records):
-        gains, title = to_attribution(records, workload), workload.describe(records)
-        found |= {
-            "attribution_csv": ("attribution.csv", text_writer(lambda: to_csv(gains))),
-            "attribution_md": ("attribution.md", text_writer(lambda: attribution_markdown(gains))),
-            "attribution": (
-                "attribution.png",
-                lambda path: pictures().plot_attribution(gains, title, path),
-            ),
-        }
-    return found | workload.extra_results(records)
-
-
-def text_writer(make: Callable[[], str]) -> Writer:
-    return lambda path: write_atomically(path, make().encode())
-
-
-def pictures():
-    from common.report import plot  # matplotlib takes a second to import
-
-    return plot
 
 
 def make_plan(ladder: Ladder, options: argparse.Namespace) -> tuple[Plan, Planned]:
