@@ -66,7 +66,7 @@ def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The whole ladder at the tiny preset, measured once, compiled for real."""
     out = tmp_path_factory.mktemp("ladder")
     fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
-    command = ("-m", "steps.run", *fixed, "--out", str(out))
+    command = ("-m", "steps.run", *fixed, "--json", "--out", str(out))
     return out, run(*command, timeout=600)  # two minutes, where nothing else runs
 
 
@@ -161,6 +161,12 @@ def write_records(path: Path, records: list[dict]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
+
+
+def width(said: str) -> int:
+    """Of the widest line that is to be read; commands and paths are to be copied."""
+    lines = said.splitlines()
+    return max(len(line) for line in lines if not line.startswith(("  python", "Open ", "{")))
 
 
 def last_json(done: subprocess.CompletedProcess) -> dict:

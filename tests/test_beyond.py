@@ -213,7 +213,7 @@ def climb(folder: Path, numbers: tuple[int, ...], resume=False, device=None) -> 
         preset="tiny",
         timeout=30.0,
     )
-    with Display(len(numbers)) as display:
+    with Display(plan) as display:
         display.console.quiet = True
         one = Climb(plan, Records(folder / "records.jsonl"), display)
         if resume:

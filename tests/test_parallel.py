@@ -168,7 +168,7 @@ def test_the_ladder_of_steps_ends_on_all_devices(tmp_path):
 
 def test_what_does_not_divide_is_a_sentence(tmp_path):
     """Two heads and two layers over three processes; 1F1B then has no pipeline to run on either."""
-    done = run(*command(tmp_path, "--nproc", "3", "--only", "7,8,9"))
+    done = run(*command(tmp_path, "--nproc", "3", "--only", "7,8,9", "--json"))
     assert done.returncode == 1
     records = Records(tmp_path / "records.jsonl").read()
     assert [(record["status"], record["reason"]) for record in records] == [

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from common.cli.run import make_plan, parse
+from common.cli.planning import make_plan, parse
 from common.engine.errors import UserError
 from common.engine.plan import ALONE, LADDER
 from common.gpt.shape import Shape

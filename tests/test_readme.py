@@ -11,7 +11,12 @@ from common.report.tables import to_markdown
 from ladders import of_records
 from tests.conftest import PROJECT
 
-MACHINES = sorted(path.parent for path in (PROJECT / "results").glob("**/records.jsonl"))
+RUNS = PROJECT / "results" / "runs"  # not committed
+MACHINES = sorted(
+    path.parent
+    for path in (PROJECT / "results").glob("**/records.jsonl")
+    if RUNS not in path.parents
+)
 
 
 @pytest.mark.parametrize("name", READMES)

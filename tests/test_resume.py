@@ -56,7 +56,7 @@ def at_once(job, timeout, *more) -> process.Outcome:
 def climb(folder: Path, resume: bool) -> None:
     """One run of the ladder with children that answer at once."""
     children.run_job = at_once
-    with sole_writer(folder), Display(len(WHOLE)) as display:
+    with sole_writer(folder), Display(PLAN) as display:
         display.console.quiet = True
         one = Climb(PLAN, Records(folder / "records.jsonl"), display)
         if resume:
@@ -176,7 +176,7 @@ def test_a_disturbed_window_is_measured_once_more(
 
     monkeypatch.setattr(children, "run_job", disturbed_once)
     plan = replace(PLAN, device=device, numbers=(0,), rounds=1)
-    with Display(1) as display:
+    with Display(plan) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
     (record,) = Records(tmp_path / "records.jsonl").read()
     assert len(calls) == 3
@@ -192,7 +192,7 @@ def test_attribution_measures_each_rung_alone_and_left_out(tmp_path, monkeypatch
     top = LADDER.top
     alone, without = tuple(range(2, top + 1)), tuple(range(1, top))
     plan = replace(PLAN, numbers=tuple(range(top + 1)), alone=alone, without=without)
-    with Display(len(plan.jobs()) * 2) as display:
+    with Display(plan) as display:
         Climb(plan, Records(tmp_path / "records.jsonl"), display).run()
     records = Records(tmp_path / "records.jsonl").read()
     applied = {(r["series"], r["rung"]): r["applied"] for r in records if r["status"] == "ok"}

@@ -75,7 +75,7 @@ class Run:
             preset="tiny",
             timeout=30.0,
         )
-        with Display(len(numbers)) as display:
+        with Display(plan) as display:
             display.console.quiet = True
             one = Climb(plan, Records(self.folder / "records.jsonl"), display)
             if resume:
@@ -254,7 +254,7 @@ def real(folder: Path, ladder: Ladder, number: int, shape: Shape) -> dict:
         preset="tiny",
         timeout=120.0,
     )
-    with Display(1) as display:
+    with Display(plan) as display:
         Climb(plan, Records(folder / "records.jsonl"), display).run()
     (record,) = Records(folder / "records.jsonl").read()
     return record

@@ -10,9 +10,9 @@ import pandas as pd
 import psutil
 import pytest
 
-from common.cli.run import duration, share
 from common.engine.job import Job
 from common.engine.looks import GENERATIONS
+from common.engine.options import duration, share
 from common.engine.process import Child
 from common.engine.records import Records
 from common.engine.turns import LEAST
@@ -21,7 +21,7 @@ from common.workloads.parallel.workload import PARALLEL
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
-from tests.conftest import run
+from tests.conftest import run, width
 from tests.test_engine import climbed, start
 
 
@@ -41,7 +41,7 @@ def climb(folder, *options: str) -> tuple[int, str]:
 
 
 def test_rungs_take_turns_in_another_order_each_time(folder):
-    status, said = climb(folder, "--only", "0,1,2", "--budget", "9s")
+    status, said = climb(folder, "--only", "0,1,2", "--budget", "9s", "--json")
     assert status == 0, said
     found = records(folder)
     assert all(r["measurement"]["turns"] == sorted(r["measurement"]["turns"]) for r in found)
@@ -128,7 +128,8 @@ def test_an_interrupt_keeps_what_the_turns_have_told_and_resume_goes_on(folder):
     assert {r["rung"] for r in kept} == {0, 1, 2}
     assert all(len(set(r["measurement"]["turns"])) >= LEAST for r in kept)
     assert all(len(r["measurement"]["turns"]) == len(r["measurement"]["step_s"]) for r in kept)
-    assert last_json_line(said)["interrupted"]
+    assert "Interrupted: 4 measurements are kept. To go on:\n  python -m steps.run " in said
+    assert said.splitlines()[-2].endswith(" --resume")
     status, said = climb(folder, *options, "--budget", "14s", "--resume")
     assert status == 0, said
     assert "resuming: 4 measurements are kept" in said
@@ -136,10 +137,6 @@ def test_an_interrupt_keeps_what_the_turns_have_told_and_resume_goes_on(folder):
     assert after[: len(kept)] == kept
     assert min(r["round"] for r in after[len(kept) :]) == 2
     assert all(r["spent_s"] >= kept[-1]["spent_s"] for r in after[len(kept) :])
-
-
-def last_json_line(said: str) -> dict:
-    return json.loads(said.splitlines()[-1])
 
 
 def test_a_kill_loses_no_more_than_the_generation_at_work(folder):
@@ -218,7 +215,7 @@ def test_training_steps_are_taken_in_turns(tmp_path):
     options = ("--preset", "tiny", "--device", "cpu", "--only", "0,1,2", "--steps", "6")
     done = run("-m", "steps.run", *options, "--out", str(tmp_path), timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert max(map(len, done.stdout.splitlines()[:-1])) <= 80
+    assert width(done.stdout) <= 80
     found = Records(tmp_path / "records.jsonl").read()
     steps = [r["measurement"] for r in found if r["status"] == "ok"]
     assert len(steps) == GENERATIONS * 3  # two rungs and a twin; the third does not apply

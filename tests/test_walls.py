@@ -28,7 +28,10 @@ ARROWS = {
     "common.forecast": ("common", "steps", "ladders"),
     "common.cli": ("common", "steps", "ladders"),
 }
-DOORS = {"steps": ("run", "doctor", "compare", "check", "campaign"), "ladders": ("forecast",)}
+DOORS = {
+    "steps": ("run", "doctor", "compare", "check", "campaign", "publish"),
+    "ladders": ("forecast",),
+}
 OF_WORKLOADS = re.compile(
     r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|\btorch\b",
     re.IGNORECASE,

@@ -26,6 +26,7 @@ import torch
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
 from common.cli import run as runner
+from common.cli.runs import slug
 from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.gpu_watch import GpuWatch
@@ -40,7 +41,7 @@ from common.engine.records import (
     write_atomically,
 )
 from common.gpt.text import read_text, read_tokens, split, vocabulary_folder
-from common.workloads.train.options import Chosen, add_workload_options, chosen
+from common.workloads.train.options import Chosen, add_workload_options, chosen, typed
 
 DONE, CUT, FAILED, TOO_LONG = "done", "cut", "failed", "too long"
 ENDED = (DONE, FAILED, TOO_LONG)  # statuses of tasks that are not taken up again
@@ -326,21 +327,6 @@ def chosen_tasks(names: str | None) -> list[Task]:
     return [task for task in TASKS if task.name in wanted]
 
 
-def typed_workload(options) -> list[str]:
-    """The workload options that were given, to be handed on."""
-    parser = Parser()
-    add_workload_options(parser)
-    defaults, found = vars(parser.parse_args([])), []
-    for name, default in defaults.items():
-        if (value := getattr(options, name)) != default:
-            found += [f"--{name.replace('_', '-')}", str(value)]
-    return found
-
-
-def slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
 def main(arguments: list[str] | None = None) -> int:
     began = psutil.Process().create_time() if arguments is None else time.time()
     options = make_parser().parse_args(arguments)
@@ -352,7 +338,7 @@ def main(arguments: list[str] | None = None) -> int:
     campaign = Campaign(
         out=writable_folder("--out", out),
         work=chosen(options, device),
-        workload_options=typed_workload(options),
+        workload_options=typed(options),
         each_s=60 * each,
         began=began,
     )

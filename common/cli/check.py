@@ -7,6 +7,7 @@ cannot be compared, or if the whole run is slower than --drift allows; 2 if noth
 
 import textwrap
 
+from common.cli.runs import find_run
 from common.engine.errors import UserError
 from common.engine.metric import EXACT, LOWER, Metric
 from common.engine.options import Parser, share
@@ -28,11 +29,13 @@ from ladders import workload_of
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m steps.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--against", required=True, metavar="BASELINE", help="the stored records")
-    parser.add_argument("run", nargs="?", default="results", metavar="RUN", help="default: results")
+    parser.add_argument("--against", required=True, metavar="BASELINE", help="the stored run")
+    run = "the run to check: last, last-1, …, a folder, or a records.jsonl; default: last"
+    parser.add_argument("run", nargs="?", default="last", metavar="RUN", help=run)
     whole = "how much slower the run as a whole may be, as the machine may; default: 10%%"
     parser.add_argument("--drift", type=share, default=0.1, metavar="P%", help=whole)
     options = parser.parse_args(arguments)
+    options.against, options.run = find_run(options.against), find_run(options.run)
     baseline, run = read_run(options.against), read_run(options.run)
     workload = workload_of(same_ladder(baseline, run))
     with as_records_of(options.against, options.run):

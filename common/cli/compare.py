@@ -1,12 +1,13 @@
 """Two runs beside each other: python -m steps.compare A B
 
-A and B are records.jsonl files or folders that hold one. Prints which settings and machine facts
-differ, then the ratio B / A of every rung, by itself and relative to the run's, with its 95 %
-interval, then what only one of them has.
+A and B are runs: `last`, `last-1` (the one before it), a folder, or a records.jsonl. Prints which
+settings and machine facts differ, then the ratio B / A of every rung, by itself and relative to the
+run's, with its 95 % interval, then what only one of them has.
 """
 
 import textwrap
 
+from common.cli.runs import find_run
 from common.engine.metric import EXACT
 from common.engine.options import Parser
 from common.engine.records import as_records_of
@@ -25,12 +26,15 @@ from common.report.comparison import (
 from common.report.tables import bound, cell
 from ladders import workload_of
 
+NAMES = "a run: last, last-1, …, a folder, or a records.jsonl"
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m steps.compare", description=__doc__.splitlines()[0])
-    parser.add_argument("a", metavar="A", help="records of the first run, or their folder")
-    parser.add_argument("b", metavar="B", help="records of the second run, or their folder")
+    parser.add_argument("a", metavar="A", help=NAMES)
+    parser.add_argument("b", metavar="B", help="another one")
     options = parser.parse_args(arguments)
+    options.a, options.b = find_run(options.a), find_run(options.b)
     a, b = read_run(options.a), read_run(options.b)
     workload = workload_of(same_ladder(a, b))
     with as_records_of(options.a, options.b):

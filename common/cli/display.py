@@ -1,36 +1,51 @@
 """What a person sees while the ladder is climbed: rich in a terminal, plain lines elsewhere."""
 
 import time
-from statistics import median
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+from common.cli.time_left import TimeLeft
+from common.engine.plan import Plan
 from common.engine.rungs import shown
-from common.engine.stats import percent
-from common.engine.workload import Workload
 from common.report.tables import progress_line
+
+EVERY = 4  # finished lines: how often the time left stands among them where no line is live
+
+
+class Live(ProgressColumn):
+    """A text that is asked for anew each time that the line is drawn."""
+
+    def __init__(self, text: Callable[[], str]) -> None:
+        super().__init__()
+        self.text = text
+
+    def render(self, task) -> Text:
+        return Text(self.text())
 
 
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, total: int, rounds: int = 1, workload: Workload | None = None) -> None:
-        self.workload = workload  # what a finished line shows; None: only that it is finished
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.workload = plan, plan.ladder.workload
         self.console = Console(highlight=False, soft_wrap=True)
-        self.left, self.rounds, self.seconds = total, rounds, []
+        self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
         self.turn, self.begun, self.title = 0, 0.0, ""
+        self.left_s: Callable[[], float] | None = None  # of a budget
         self.finished = 0
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            Live(self.time_left),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
         )
-        self.task = self.progress.add_task("starting", left="")
+        self.task = self.progress.add_task("starting")
 
     def __enter__(self) -> "Display":
         self.progress.start()
@@ -40,14 +55,16 @@ class Display:
         self.progress.stop()
 
     def begin(self, turn: int, series: str, number: int, name: str) -> None:
-        if turn != self.turn and self.rounds == 0:
-            self.say(f"generation {turn}: each rung in a fresh process")
-        elif turn != self.turn and self.rounds > 1:
-            ahead = f", {self.time_left()}" if self.time_left() else ""
-            self.say(f"round {turn} of {self.rounds}{ahead}")
+        if turn != self.turn:
+            left = self.time_left()
+            ahead = f", {left}" if left else ""
+            if self.plan.turns:
+                self.say(f"generation {turn}: each rung in a fresh process{ahead}")
+            elif self.plan.rounds > 1:
+                self.say(f"round {turn} of {self.plan.rounds}{ahead}")
         self.turn, self.begun = turn, time.perf_counter()
         self.title = f"{shown(number)}  {name}" + ("" if series == "ladder" else f" ({series})")
-        self.progress.reset(self.task, description=self.title, left=self.time_left())
+        self.progress.reset(self.task, description=self.title)
 
     def phase(self, text: str) -> None:
         self.progress.update(self.task, description=f"{self.title}: {text}")
@@ -62,52 +79,50 @@ class Display:
             number, _, name = self.title.partition("  ")
             self.say(f"{number:>2} {name:<30} ready after {took:.0f} s")
 
-    def turning(self, done: int, left_s: float) -> None:
+    def budget(self, left_s: Callable[[], float]) -> None:
+        """There is one, and so much is left of it."""
+        self.left_s = left_s
+
+    def turning(self, done: int) -> None:
         """The processes take turns; `done`: how many they have taken."""
         if done == 0:
-            self.say("taking turns" + (f", {at_most(left_s)}" if left_s > 0 else ""))
-        self.progress.update(self.task, description=f"turn {done + 1}", left=at_most(left_s))
+            left = self.time_left()
+            self.say("taking turns" + (f", {left}" if left else ""))
+        self.progress.update(self.task, description=f"turn {done + 1}")
 
-    def looked(self, unknown: int, left_s: float) -> None:
+    def looked(self, unknown: int) -> None:
         """The table was looked at; of so many rungs a gain is not known closely enough."""
-        self.say(f"half-way: {unknown} rung(s) take part in what is left, {at_most(left_s)}")
-
-    def ended(self, unknown: int, resolution: float) -> None:
-        """All turns are taken."""
-        known = f"known to {percent(resolution)}"
-        more = f"{unknown} rung(s) are not {known}: a longer --budget tells more"
-        self.say(more if unknown else f"every gain is told, or {known}")
+        left = self.time_left() if unknown else "all is known"
+        self.say(f"half-way: {unknown} rung(s) take part in what is left, {left}")
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""
-        self.left -= 1
+        self.in_rounds.end(None)
 
     def finish(self, record: dict) -> None:
         """Print the rung's line, with the time left behind it where no live line shows it."""
-        self.left -= 1
         self.finished += 1
-        if record["wall_s"] and (took := time.perf_counter() - self.begun) > 0.5:
-            self.seconds.append(took)
+        self.in_rounds.end(record["wall_s"] if record["status"] == "ok" else None)
+        self.begun = time.perf_counter()  # what is next has not begun
         if record.get("group") and record["round"] > 1 and record["status"] == "ok":
             return  # its figures come with those of the others
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
         self.say(progress_line(record, self.workload) + of_series)
-        if not self.console.is_terminal and self.finished % 4 == 0 and self.time_left():
+        if self.plan.turns is None and self.finished % EVERY == 0 and not self.console.is_terminal:
             self.say(f"   {self.time_left()}")
 
     def time_left(self) -> str:
-        """An estimate from the rungs so far; empty before the first and at the end.
-
-        From their median: a rung that tries candidates takes several times as long, but only once.
-        """
-        if not self.seconds or self.left <= 0 or not self.rounds:  # turns: a budget tells
+        """Where turns are taken the budget tells; else an estimate, empty until there is one."""
+        if self.left_s:
+            return f"at most {in_words(max(0.0, self.left_s()))} left"
+        if self.plan.turns:
             return ""
-        left = self.left * median(self.seconds)
-        return f"about {left / 60:.0f} min left" if left >= 90 else f"about {left:.0f} s left"
+        left = self.in_rounds.seconds(time.perf_counter() - self.begun)
+        return "" if left is None else f"about {in_words(left)} left"
 
 
-def at_most(seconds: float) -> str:
-    """What is left of a budget."""
-    if seconds < 1:
-        return "no time left"
-    return f"at most {seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
+def in_words(seconds: float) -> str:
+    """A time that nobody needs to the second: "40 s", "3.5 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 600 else f"{seconds / 60:.0f} min"

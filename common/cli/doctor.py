@@ -6,6 +6,7 @@ memory, cache, and about how long the ladder will take. Measures one step; downl
 
 import math
 import os
+import shlex
 import shutil
 import textwrap
 
@@ -14,14 +15,14 @@ import torch
 
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
-from common.cli.run import SECONDS_EACH
+from common.cli.planning import SECONDS_EACH
 from common.engine.device import GIB, DeviceFacts
 from common.engine.job import Job
 from common.engine.options import Parser
 from common.engine.process import run_job
 from common.engine.records import is_file
 from common.gpt.text import cache_dir, read_text, read_tokens, split
-from common.workloads.train.options import Chosen, add_workload_options, chosen
+from common.workloads.train.options import Chosen, add_workload_options, chosen, typed
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from steps import LADDER
@@ -106,13 +107,19 @@ def main(arguments: list[str] | None = None) -> int:
         print(textwrap.fill(line, 80, subsequent_indent=" " * 30))
     step_s = seconds_per_step(device, work)
     if step_s is None:
-        print(f"\nthe baseline does not run at batch {work.recipe.batch_size}: try --batch-size 1")
+        print(f"\nthe baseline does not run at batch {work.recipe.batch_size}; next:")
+        options.batch_size = 1
+        print(f"  {next_command(options).replace('steps.run', 'steps.doctor')}")
         return 1
     seconds = estimate(step_s, device, work, LADDER.top + 1 - len(refused))
-    print(
-        f"\na baseline step takes {step_s:.2f} s; the ladder at most {math.ceil(seconds / 60)} min"
-    )
+    print(f"\na baseline step takes {step_s:.2f} s")
+    print(f"next, for at most {math.ceil(seconds / 60)} min:\n  {next_command(options)}")
     return 0
+
+
+def next_command(options) -> str:
+    """What climbs the ladder at the workload that was asked about."""
+    return shlex.join(["python", "-m", "steps.run", *typed(options)])
 
 
 def compiler_name(device: DeviceFacts) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.engine.errors import exit_on_user_error
 from common.engine.machine import PROJECT
-from common.engine.records import Records
+from common.engine.records import Records, write_atomically
 from common.report.tables import to_brief_markdown
 from ladders import of_records
 
@@ -25,8 +25,17 @@ def with_tables(text: str) -> str:
     return BLOCK.sub(table, text)
 
 
+def renew_tables() -> list[Path]:
+    """Write the tables anew; the files that changed."""
+    changed = []
+    for path in (PROJECT / name for name in READMES):
+        text = path.read_text(encoding="utf-8")
+        if (made := with_tables(text)) != text:
+            write_atomically(path, made.encode())
+            changed.append(path)
+    return changed
+
+
 if __name__ == "__main__":
     with exit_on_user_error():
-        for name in READMES:
-            path = Path(PROJECT / name)
-            path.write_text(with_tables(path.read_text()))
+        renew_tables()

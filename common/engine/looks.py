@@ -28,6 +28,8 @@ class Looks:
         self.climb, self.clock, self.begin_s = climb, turns, time.perf_counter()
         self.before_s = max((r.get("spent_s", 0.0) for r in climb.done.values()), default=0.0)
         self.jobs, self.looked = climb.plan.jobs(), False
+        if turns.steps is None:
+            climb.display.budget(lambda: self.left_s)
 
     @property
     def spent_s(self) -> float:
@@ -43,7 +45,6 @@ class Looks:
                 self.climb.append(record | {"spent_s": self.spent_s})
             if generation.interrupted:
                 raise KeyboardInterrupt
-        self.climb.display.ended(len(self.unknown([])), self.clock.resolution)
 
     def kept(self) -> bool:
         """Whether an earlier run left this generation whole, and it still stands."""
@@ -72,7 +73,7 @@ class Looks:
 
     def more(self, generation: Generation, done: int) -> bool:
         """Whether the group at work takes another turn."""
-        self.climb.display.turning(done, self.left_s)
+        self.climb.display.turning(done)
         if self.clock.steps is not None:
             return done < self.clock.steps
         if done < LEAST:
@@ -96,7 +97,7 @@ class Looks:
         unknown = self.unknown([*records.values()])
         keys = {id(member): Gains.key(records[id(member)]) for member in generation.members}
         generation.awake = [one for one in generation.awake if keys[id(one)] in unknown]
-        self.climb.display.looked(len(unknown), self.left_s)
+        self.climb.display.looked(len(unknown))
         return bool(generation.awake)
 
     def so_far(self, generation: Generation) -> dict[int, dict]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -61,10 +62,10 @@ def commit_facts() -> dict:
 
 
 def command_line() -> str:
-    """What was typed, as near as Python knows."""
+    """What was typed, as near as Python knows, for a shell to take again."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"-m {module.name}" if module else sys.argv[0]
-    return " ".join(["python", name, *sys.argv[1:]])
+    name = ["-m", module.name] if module else [sys.argv[0]]
+    return shlex.join(["python", *name, *sys.argv[1:]])
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,6 @@
 """The files that derive from a run's records: tables and pictures, each by itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from common.engine.errors import in_short
@@ -13,13 +13,18 @@ from common.report.frame import to_csv, to_frame
 from common.report.tables import to_markdown
 
 
-def write_results(records: list[dict], out: Path, ladder: Ladder) -> dict[str, str]:
+def write_results(
+    records: list[dict], out: Path, ladder: Ladder, without: Collection[str] = ()
+) -> dict[str, str]:
     """Tables and plots from the records. Returns the paths of those that were written, by kind.
 
-    What fails costs itself: a line says so, and what was measured is on the disk already.
+    `without`: kinds that are not wanted. What fails costs itself: a line says so, and what was
+    measured is on the disk already.
     """
     done = {}
     for kind, (name, write) in results(records, ladder).items():
+        if kind in without:
+            continue
         try:
             write(out / name)
         except Exception as error:  # whatever a library or the disk makes of it

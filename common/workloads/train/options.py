@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from common.engine.device import TYPES, DeviceFacts
 from common.engine.errors import UserError
-from common.engine.options import probability, whole
+from common.engine.options import Parser, probability, whole
 from common.gpt.shape import Shape
 from common.workloads.train import presets
 from common.workloads.train.recipe import Recipe
@@ -69,3 +69,14 @@ def chosen(options: argparse.Namespace, device: DeviceFacts) -> Chosen:
         recipe=recipe,
         note="" if recipe.dropout and preset != "gpt2" else note,
     )
+
+
+def typed(options) -> list[str]:
+    """The workload options that were given, as a command line has them."""
+    parser = Parser()
+    add_workload_options(parser)
+    defaults, found = vars(parser.parse_args([])), []
+    for name, default in defaults.items():
+        if (value := getattr(options, name)) != default:
+            found += [f"--{name.replace('_', '-')}", str(value)]
+    return found

@@ -1,0 +1,154 @@
+"""What a ladder's command line asks for, and the plan that follows from it."""
+
+import argparse
+import textwrap
+
+from common.engine.errors import UserError
+from common.engine.ladder import Ladder
+from common.engine.metric import ROUNDS
+from common.engine.options import (
+    Parser,
+    duration,
+    output_folder,
+    seconds,
+    share,
+    whole,
+    whole_number,
+)
+from common.engine.plan import Plan, Turns
+from common.engine.rungs import REFERENCE
+from common.engine.workload import Planned
+from ladders import LADDERS, load
+
+ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
+RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
+SECONDS_EACH = 40.0  # of a run's budget, for each rung
+
+
+def ladder_parser(**more) -> Parser:
+    """What must be known first: the other options depend on it."""
+    parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
+    named = f"one of {', '.join(LADDERS)}; default: steps"
+    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=named)
+    return parser
+
+
+def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
+    """The ladder that is asked for, and the options that it has."""
+    first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
+    ladder = load(first.ladder)
+    parser = ladder_parser()
+    parser.add_argument("--list", action="store_true", help="show the rungs and stop")
+    parser.add_argument("--upto", metavar="N", help="climb to rung N")
+    parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
+    ladder.workload.options(parser)
+    add = parser.add_argument_group("measuring").add_argument
+    known = "take turns until every gain is known so closely; default: 3%% on CPUs"
+    add("--resolution", type=share, metavar="P%", help=known)
+    budget = "stop at the latest then; default: 40s for each rung"
+    add("--budget", type=duration, metavar="TIME", help=budget)
+    rounds = "one process at a time instead, N of each rung; default on accelerators: 3"
+    add("--rounds", type=whole(1, 1000), metavar="N", help=rounds)
+    add("--attribute", action="store_true", help="also each rung alone, and the stack without it")
+    add("--without", metavar="N", help="also the full stack without rung N")
+    add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
+    add("--resume", action="store_true", help="go on with the last such run")
+    where = "write exactly there; default: a new folder in results/runs"
+    add("--out", type=output_folder, metavar="DIR", help=where)
+    add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
+    return ladder, parser.parse_args(arguments)
+
+
+def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:
+    number = whole_number(text.strip())
+    if number is None or not least <= number <= ladder.top:
+        raise UserError(f"{option} {text}: must be a rung from {least} to {ladder.top}")
+    return number
+
+
+def chosen_rungs(ladder: Ladder, upto: str | None, only: str | None) -> tuple[int, ...]:
+    """The rungs that --upto and --only ask for; without them, all."""
+    if upto is not None and only is not None:
+        raise UserError("--upto and --only: give one of them")
+    if only is not None:
+        return tuple(sorted({rung_number(ladder, "--only", part) for part in only.split(",")}))
+    last = ladder.top if upto is None else rung_number(ladder, "--upto", upto)
+    return tuple(range(last + 1))
+
+
+def list_rungs(ladder: Ladder) -> None:
+    if ladder.reference:
+        print(f"    {ladder.reference:<27} measured with rung 0")
+    print(f" 0  {ladder.title(0)}")
+    for rung in ladder.rungs:
+        branch = f" (on {rung.base})" if rung.base != rung.number - 1 else ""
+        changes = ", ".join(rung.changes) + branch
+        print(f"{rung.number:>2}  {rung.title:<27} {changes:<30} {rung.numerics.value}")
+    print(textwrap.fill(ladder.note, 80))
+
+
+def make_plan(ladder: Ladder, options: argparse.Namespace) -> tuple[Plan, Planned]:
+    """What the options ask for, as the engine and the workload need it. Raises UserError."""
+    numbers = chosen_rungs(ladder, options.upto, options.only)
+    alone, without = extra_jobs(ladder, options, numbers)
+    planned = ladder.workload.plan(options)
+    plan = Plan(
+        ladder=ladder,
+        baseline=ladder.foot(planned.recipe, planned.device),
+        plain=planned.recipe,
+        under=tuple(ladder.under(planned.recipe, planned.device)),
+        device=planned.device,
+        settings=planned.settings,
+        numbers=(REFERENCE, *numbers) if ladder.reference and 0 in numbers else numbers,
+        alone=alone,
+        without=without,
+        rounds=options.rounds or planned.rounds,
+        turns=turns(ladder, options, planned, len(numbers) + len(alone) + len(without)),
+        preset=planned.preset,
+        timeout=options.timeout,
+        first=planned.first,
+    )
+    return plan, planned
+
+
+def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: int):
+    """Whether the rungs take turns, and for how long: None where each is measured by itself.
+
+    By default on CPUs only: there the machine's noise is large, and memory for all of them there.
+    """
+    asked = options.resolution is not None or options.budget is not None
+    timed = ladder.workload.headline.noise == ROUNDS
+    if asked and options.rounds is not None:
+        raise UserError("--rounds: without --resolution and --budget, which are for turns")
+    if asked and not timed:
+        raise UserError(f"--resolution and --budget: not for --ladder {options.ladder}, not timed")
+    if options.rounds is not None or not timed or not (asked or planned.device.type == "cpu"):
+        return None
+    usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
+    return Turns(
+        resolution=options.resolution or usual,
+        budget_s=options.budget or SECONDS_EACH * jobs,
+        steps=getattr(options, "steps", None),
+    )
+
+
+def extra_jobs(
+    ladder: Ladder, options: argparse.Namespace, numbers: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The rungs to measure alone, and those to leave out of the full stack.
+
+    What the ladder itself measures is not measured again: rung 1 alone, and the top left out.
+    """
+    top = ladder.top
+    if options.ladder != "steps" and (options.attribute or options.without is not None):
+        raise UserError("--attribute and --without: only for --ladder steps")
+    if options.without is not None:
+        number = rung_number(ladder, "--without", options.without, least=1)
+        if numbers != tuple(range(top + 1)):
+            raise UserError("--without: needs the full stack; leave out --upto and --only")
+        return (), (number,) if number < top else ()
+    if not options.attribute:
+        return (), ()
+    if numbers != tuple(range(top + 1)):
+        raise UserError("--attribute: needs the whole ladder; leave out --upto and --only")
+    return tuple(range(2, top + 1)), tuple(range(1, top))

@@ -1,0 +1,149 @@
+"""What a run came to, in sentences."""
+
+import math
+import shlex
+
+import pandas as pd
+
+from common.engine.contract import SKIPPED
+from common.engine.metric import EXACT, LOWER
+from common.engine.plan import Plan
+from common.engine.rungs import REFERENCE
+from common.engine.stats import UNJUDGED, is_open
+from common.engine.workload import Workload
+from common.report.frame import to_frame
+from common.report.tables import bound, control, gain, is_stair
+
+MOST_NAMED = 3  # rungs that a headline names
+COMMAND = "  "  # how a line begins that holds a command, and is not to be broken
+MOST = 0.85  # of the whole gain, as a logarithm: whoever made so much of it "did it"
+
+
+def headline(records: list[dict], workload: Workload) -> str:
+    """The result in one sentence: how many times the baseline, and which rungs did it."""
+    rows = to_frame(records, workload).to_dict("records")
+    best = summit(rows)
+    if best is None:
+        return "No rung over the baseline was measured"
+    times, title = best["x_base"], workload.headline.title
+    if workload.headline.noise != EXACT and is_open(best["verdict_base"]):
+        told = bound(best["verdict_base"]) if best["verdict_base"] != UNJUDGED else "not judged"
+        return f"No gain in {title} over the baseline was told ({told})"
+    if not is_stair(pd.DataFrame(rows)):
+        return f"{multiple(times, workload)}, by {best['name']}"
+    return f"{multiple(times, workload)}{makers(rows, best)}"
+
+
+def multiple(times: float, workload: Workload) -> str:
+    """ "3.1 times the baseline's tok/s", or what it was divided by where less is better."""
+    title, figure = workload.headline.title, f"{times:.1f}" if times >= 2 else f"{times:.2f}"
+    if workload.headline.better == LOWER:
+        return f"The baseline's {title}, divided by {figure}"
+    return f"{figure} times the baseline's {title}"
+
+
+def summit(rows: list[dict]) -> dict | None:
+    """The rung that a headline speaks of: the top of a stair, else the best of the branches."""
+    over = [row for row in rows if row["status"] == "ok" and not missing(row["x_base"])]
+    if not over:
+        return None
+    stair = is_stair(pd.DataFrame(rows))
+    return over[-1] if stair else max(over, key=lambda row: row["x_base"])
+
+
+def makers(rows: list[dict], best: dict) -> str:
+    """Who made the gain, the greatest first; empty where no rung's own gain was told."""
+    made = sorted(told(rows, up=True), key=lambda row: -row["x_prev"])
+    named = made[:MOST_NAMED]
+    if not named or best["x_base"] <= 1:
+        return ""
+    share = sum(math.log(row["x_prev"]) for row in named) / math.log(best["x_base"])
+    each = [f"{row['name']} x{row['x_prev']:.2f}" for row in named]
+    did = "made it" if share >= MOST else "made most of it" if share >= 0.5 else "helped most"
+    return f": {listed(each)} {did}"
+
+
+def told(rows: list[dict], up: bool) -> list[dict]:
+    """The rungs whose own gain was told: those that are better, or those that are worse."""
+    judged = [
+        row
+        for row in rows
+        if row["status"] == "ok" and not missing(row["x_prev"]) and not is_open(row["verdict"])
+    ]
+    return [row for row in judged if (row["x_prev"] > 1) == up]
+
+
+def ending(records: list[dict], plan: Plan, command: str) -> list[str]:
+    """The sentences that a run ends with; `command`: what was typed."""
+    workload = plan.ladder.workload
+    rows = to_frame(records, workload).to_dict("records")
+    _, worse = workload.headline.words
+    names = [row["name"] for row in rows if row["status"] == SKIPPED]
+    failed = [row["name"] for row in rows if row["status"] not in ("ok", SKIPPED)]
+    lost = [f"{row['name']} {gain(row['x_prev'], row['verdict'])}" for row in told(rows, up=False)]
+    lines = [
+        f"{headline(records, workload)}.",
+        f"Here {worse}: {listed(lost)}." if lost else "",
+        *untold(rows, records, plan, command),
+        f"Does not apply here: {listed(names)}." if names else "",
+        f"Failed: {listed(failed)}; the table says why." if failed else "",
+    ]
+    return [line for line in lines if line]
+
+
+def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> list[str]:
+    """Which gains are not known closely enough, and the command that would tell more."""
+    workload, turns = plan.ladder.workload, plan.turns
+    if workload.headline.noise == EXACT:
+        return []
+    twin = control(records, workload)
+    if twin and twin["differs"]:
+        return [
+            "A rung differs from its own twin, so nothing is judged. To measure again:",
+            COMMAND + again(command),
+        ]
+    enough = turns.resolution if turns else 0.0
+    open_rows = [
+        row
+        for row in rows
+        if row["status"] == "ok"
+        and row["rung"] not in (REFERENCE, 0)
+        and isinstance(row["verdict"], str)
+        and is_open(row["verdict"])
+        and not row["smallest_gain"] <= enough
+    ]
+    if not open_rows:
+        return []
+    each = [f"{row['name']} {gain(row['x_prev'], row['verdict'])}" for row in open_rows]
+    if turns is None:
+        more = ("--rounds", str(max(3, plan.rounds + 1)))
+    elif turns.steps is not None:
+        more = ("--steps", str(4 * turns.steps))
+    else:
+        more = ("--budget", f"{math.ceil(2 * turns.budget_s / 60)}m")
+    return [f"Not told: {listed(each)}. A longer run tells more:", COMMAND + again(command, *more)]
+
+
+def again(command: str, *options: str) -> str:
+    """The command with an option, and its value, in place of what it had of them."""
+    kept, words = [], shlex.split(command)
+    while words:
+        word = words.pop(0)
+        if word == "--resume" or word.startswith(f"{options[0]}=" if options else "--resume="):
+            continue
+        if options and word == options[0]:
+            words = words[len(options) - 1 :]
+            continue
+        kept.append(word)
+    return shlex.join([*kept, *options])
+
+
+def listed(names: list[str]) -> str:
+    """ "a, b, and c"."""
+    if len(names) < 3:
+        return " and ".join(names)
+    return f"{', '.join(names[:-1])}, and {names[-1]}"
+
+
+def missing(value) -> bool:
+    return value is None or pd.isna(value)
