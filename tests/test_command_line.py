@@ -13,7 +13,7 @@ from common.scripts import script
 from common.workloads.train.presets import auto
 from ladders import LADDERS, load
 from steps import LADDER
-from tests.conftest import run
+from tests.conftest import run, width
 
 TINY = ("--preset", "tiny", "--device", "cpu")
 TOP = LADDER.top
@@ -257,10 +257,11 @@ def test_doctor_is_one_screen(tmp_path):
     done = run("-m", "steps.doctor", *TINY, CXX="/no/such/compiler")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert width(done.stdout) <= 80
     assert len(lines) <= 40
     for number in range(LADDER.top + 1):
         assert any(line.startswith(f"{number:>2}  {LADDER.title(number)}") for line in lines)
     assert "no: TF32 is tried on NVIDIA's GPUs only" in done.stdout
     assert "no C++ compiler: /no/such/compiler not found" in done.stdout
-    assert "the ladder at most" in lines[-1]
+    assert lines[-2].startswith("next, for at most ")
+    assert lines[-1] == "  python -m steps.run --preset tiny --device cpu"
