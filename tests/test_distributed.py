@@ -119,7 +119,7 @@ def test_efficiency_is_against_a_measured_single_process(pair, tmp_path):
     assert "Scaling efficiency: not measured; run it with --nproc_per_node=1" in pair[1]
     shutil.copy(pair[0] / "ddp.jsonl", tmp_path)
     options = ("--max-steps", "6", "--batch-size", "2")
-    # as README types them: torchrun itself then sets the threads of several processes only
+    # as launch/README.md types them: torchrun then sets the threads of several processes only
     finish(torchrun(tmp_path, *options, processes=1), OMP_NUM_THREADS=None)
     second = finish(torchrun(tmp_path, *options, "--bucket-mib", "1"), OMP_NUM_THREADS=None)
     assert re.search(r"Scaling efficiency: \d+\.\d% of 2 x \d+ tok/sec \(1 process", second.stdout)

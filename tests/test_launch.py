@@ -1,4 +1,4 @@
-"""The files in launch/ start what README's own lines start, and survive what those survive."""
+"""The files in launch/ start what its README's lines start, and survive what those survive."""
 
 import os
 import re
@@ -60,9 +60,10 @@ def kubeflow(commands: Path, node: int) -> list[str]:
 
 
 def readme_options() -> set[str]:
-    """The options of README's torchrun commands, over several machines and over restarts."""
-    text = (PROJECT / "README.md").read_text().replace("\\\n", " ")
+    """The options of its torchrun commands, over several machines and over restarts."""
+    text = (PROJECT / "launch/README.md").read_text().replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("torchrun --n")]
+    assert any("--nnodes" in line for line in lines)
     words = {word.partition("=")[0] for line in lines for word in shlex.split(line, comments=True)}
     return {word.replace("_", "-") for word in words if word.startswith("--")}
 

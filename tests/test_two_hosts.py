@@ -56,7 +56,7 @@ def hosts():
 
 
 def start(folder, place: int, *options: str) -> subprocess.Popen:
-    """torchrun on one host, with two processes, as README types it."""
+    """torchrun on one host, with two processes, as launch/README.md types it."""
     host, wire = HOSTS[place], f"wire-{'ab'[place]}"
     command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
     command += ["--nnodes=2", "--nproc_per_node=2", "--rdzv-backend=c10d", "--rdzv-id=ladder"]
