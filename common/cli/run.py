@@ -106,7 +106,7 @@ def climb(
     records = store.read(run.run_facts["run_id"])
     say_results(records, plan)
     paths = write_results(records, out, plan.ladder)
-    say_end(records, plan, paths, typed, interrupted)
+    say_end(records, plan, paths, command, interrupted)
     if options.out is None and not interrupted and is_whole(plan):
         show_as_latest(out, print)
     counts = count(records)

@@ -16,6 +16,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.cli.runs import find_run
 from common.engine.device import GIB
 from common.engine.errors import UserError
 from common.engine.options import Parser, number, output_folder, whole, writable_folder
@@ -157,7 +158,7 @@ def make_parser() -> Parser:
     hides = "what part of communication can hide under computation; default: 0, the worst case"
     add("--overlap", type=share, default=0.0, metavar="0..1", help=hides)
     start = parser.add_mutually_exclusive_group()
-    found = "records.jsonl, or a folder with one; default: results"
+    found = "a run: last, last-1, …, a folder, or a records.jsonl; default: last"
     start.add_argument("--records", metavar="PATH", help=found)
     start.add_argument("--published", action="store_true", help="from the published A100 figures")
     beside = "the records of steps.run --ladder parallel, to hold the forecast against them"
@@ -183,7 +184,7 @@ def main(arguments: list[str] | None = None) -> int:
         measured = from_published(options.rung)
     else:
         measured = from_records(
-            "results" if options.records is None else options.records, options.rung
+            find_run("last" if options.records is None else options.records), options.rung
         )
     network = network_of(link(options.link, measured.device), per_node, options.overlap)
     path = writable_folder("--out", options.out) / "forecast.png"
