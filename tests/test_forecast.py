@@ -37,7 +37,7 @@ from common.gpt.shape import Shape
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
 from ladders.parallel import LADDER
-from tests.conftest import SMALL, fake_ladder, fake_record, run, write_records
+from tests.conftest import SMALL, fake_ladder, fake_record, run, width, write_records
 
 ENDLESS = Link(name="endless", gb_per_s=math.inf)
 RATES = {0: [100.0, 102.0, 104.0], 1: [210.0, 200.0, 190.0], 2: [150.0, 150.0, 150.0]}
@@ -203,9 +203,10 @@ def test_nvlink_is_the_devices(device, rate):
 )
 def test_it_prints_80_columns_then_json_and_draws(records, tmp_path, capsys, options):
     options = [str(records) if word == "RUN" else word for word in options]
-    assert forecast.main([*options, "--out", str(tmp_path / "out")]) == 0
-    *lines, last = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert forecast.main([*options, "--json", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert width(said) <= 80
+    last = said.splitlines()[-1]
     told = json.loads(last)
     assert {row["strategy"] for row in told["forecast"]} == set(STRATEGIES)
     top = "--published" in options and "--rung" not in options  # only there is there a figure
@@ -316,7 +317,7 @@ def test_the_forecast_stands_beside_the_measurement(tmp_path, capsys):
     several = {"link": LINK, "threads": 1}
     rungs = {0: made_up(1.0, **several), 1: made_up(2.1, **several), 5: made_up(9.0, **several)}
     path = parallel_records(tmp_path / "records.jsonl", rungs, 4, machine=machine)
-    assert forecast.main(["--against", str(path)]) == 0
+    assert forecast.main(["--against", str(path), "--json"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
     assert any("4 processes of 1 thread(s) share 2 cores" in line for line in lines)

@@ -166,6 +166,7 @@ def make_parser() -> Parser:
     add("--rung", type=whole(0), metavar="N", help="to start from; default: the fastest")
     out = {"type": output_folder, "default": Path("results")}
     add("--out", **out, metavar="DIR", help="default: results")
+    add("--json", action="store_true", help="end with a line of JSON")
     return parser
 
 
@@ -174,7 +175,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.against is not None:
         alone, rows = against.against(options.against)
         print(against.to_text(alone, rows))
-        print(json.dumps({"source": alone.source, "against": rows}))
+        if options.json:
+            print(json.dumps({"source": alone.source, "against": rows}))
         return 0
     per_node = options.per_node
     for count in options.gpus:
@@ -196,6 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
         found = published_ddp(measured)
         print(f"\n{calibration_text(measured, found)}")
     plot(measured, network, options.gpus, path, found)
+    print(f"\nOpen {path}")
     facts = {
         "source": measured.source,
         "parameters": measured.parameters,
@@ -204,5 +207,6 @@ def main(arguments: list[str] | None = None) -> int:
         "overlap": options.overlap,
         "png": str(path),
     }
-    print(json.dumps(facts | {"forecast": rows, "published": found}))
+    if options.json:
+        print(json.dumps(facts | {"forecast": rows, "published": found}))
     return 0
