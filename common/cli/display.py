@@ -92,8 +92,8 @@ class Display:
 
     def looked(self, unknown: int) -> None:
         """The table was looked at; of so many rungs a gain is not known closely enough."""
-        left = self.time_left() if unknown else "all is known"
-        self.say(f"half-way: {unknown} rung(s) take part in what is left, {left}")
+        ahead = f"{unknown} rung(s) go on, {self.time_left()}"
+        self.say(f"half-way: {ahead if unknown else 'every gain is known'}")
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from common.cli.display import Display
+from common.cli.display import Display, in_words
 from common.cli.planning import list_rungs, make_plan, parse
 from common.cli.runs import is_whole, new_folder, run_folders, show_as_latest
 from common.engine.climb import Climb
@@ -152,8 +152,8 @@ def how(plan: Plan) -> str:
         return f"{plan.rounds} round(s)"
     if plan.turns.steps is not None:
         return f"in turns of {plan.turns.steps} steps"
-    known, most = percent(plan.turns.resolution), plan.turns.budget_s / 60
-    return f"in turns, until gains are known to {known} or for {most:.1f} min"
+    known, most = percent(plan.turns.resolution), in_words(plan.turns.budget_s)
+    return f"in turns, until gains are known to {known}, at most {most}"
 
 
 def go_on(run: Climb) -> str:

@@ -142,6 +142,9 @@ class Generation:
         whole = [one for one in self.before if one.series == LADDER]
         there = [one for one in whole if one.combination.applied == below] or whole[-1:]
         for one in there[-1:]:
+            self.display.begin(
+                self.turn, one.series, one.number, self.plan.ladder.title(one.number)
+            )
             self.begin(one.series, one.number, one.combination)
 
     def twin(self) -> None:
@@ -216,7 +219,7 @@ class Generation:
 
     def keep(self, record: dict) -> None:
         self.records.append(record | {"group": self.group})
-        self.display.finish(record)
+        self.display.finish(self.records[-1])
 
 
 def short_of_memory(outcome: Outcome) -> bool:

@@ -15,6 +15,7 @@ from common.report.frame import to_frame
 from common.report.tables import bound, control, gain, is_stair
 
 MOST_NAMED = 3  # rungs that a headline names
+ENOUGH = 0.01  # a gain that is smaller need not be told, where nobody said how closely to look
 COMMAND = "  "  # how a line begins that holds a command, and is not to be broken
 MOST = 0.85  # of the whole gain, as a logarithm: whoever made so much of it "did it"
 
@@ -102,7 +103,7 @@ def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> l
             "A rung differs from its own twin, so nothing is judged. To measure again:",
             COMMAND + again(command),
         ]
-    enough = turns.resolution if turns else 0.0
+    enough = turns.resolution if turns else ENOUGH
     open_rows = [
         row
         for row in rows
