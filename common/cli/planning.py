@@ -52,7 +52,7 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     add("--attribute", action="store_true", help="also each rung alone, and the stack without it")
     add("--without", metavar="N", help="also the full stack without rung N")
     add("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="per rung; default: 900")
-    add("--resume", action="store_true", help="go on with the last such run")
+    add("--resume", action="store_true", help="go on with the last run of this kind")
     where = "write exactly there; default: a new folder in results/runs"
     add("--out", type=output_folder, metavar="DIR", help=where)
     add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
