@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from matplotlib.text import Annotation, Text
 
-from common.report import canvas, plot
+from common.report import canvas, plot, plot_attribution
 from common.report.attribution import to_attribution
 from common.report.ending import headline
 from common.report.frame import to_frame
@@ -142,14 +142,13 @@ def test_a_figure_is_read_on_every_colour(colour):
 def test_attribution_is_titled_with_the_largest_gains_and_says_what_they_are_over():
     rates = {0: [100.0, 101.0], 1: [200.0, 201.0], 2: [260.0, 262.0]}
     records = fake_ladder(rates)
-    records += [fake_record(n, t, rate, applied=[n], series="alone")
-                for n, rate in ((1, 120.0), (2, 300.0)) for t in (1, 2)]  # fmt: skip
+    records += [fake_record(2, turn, 300.0, applied=[2], series="alone") for turn in (1, 2)]
     workload = of_records(records).workload
     frame = to_attribution(records, workload)
-    figure = plot.attribution_figure(frame, workload.describe(records))
+    figure = plot_attribution.attribution_figure(frame, workload.describe(records))
     figure.draw_without_rendering()
     title = words(figure.get_suptitle())
-    assert title.startswith("Largest gains: rung 1 x1.99 in order, rung 2 x2.98 alone")
+    assert title.startswith("Largest gains: rung 1 x2.00 in order, rung 2 x2.99 alone")
     assert words(figure.axes[1].get_title(loc="left")) == "alone: over the baseline"
     assert "Gain: a ratio" in figure.get_supxlabel()
     assert_inside(figure)
@@ -226,7 +225,7 @@ def test_only_losses_of_the_same_tokens_are_subtracted():
     assert drawn == [[0.0, 0.25, 0.0, 0.0]]
     told = words(figure.get_supxlabel())
     assert "Rung 2 takes 64 tokens a step, not 32: no difference is drawn" in told
-    title = "Training loss: 6.00 to 4.00 (baseline); those of the same batch stay within 0.25 of it"
+    title = "At the same batch every rung's training loss stays within 0.25 nats of the baseline's"
     assert words(figure.get_suptitle()) == title
     texts = [text.get_text() for text in figure.axes[-1].texts]
     assert "other batch" in texts

@@ -5,6 +5,7 @@ reader's pixels.
 """
 
 import os
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from matplotlib.text import Annotation, Text
 plt.rcdefaults()  # whatever the user's files say: the same picture everywhere
 WIDTH, DPI = 8.3, 200  # inches, and dots per inch: 1660 pixels, twice what is shown
 HEAD, TEXT, SMALL = 12, 9, 7.5  # points
+ROW = 0.33  # inches of a rung's row
 # Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PURPLE, SKY, YELLOW = "#CC79A7", "#56B4E9", "#F0E442"
@@ -36,11 +38,9 @@ def look(place: int) -> dict:
 def on(colour: str) -> str:
     """Black or white, whichever is read better on a colour: by its luminance (WCAG 2.2)."""
     parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-    linear = [
-        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-    ]
-    luminance = sum(map(lambda weight, part: weight * part, (0.2126, 0.7152, 0.0722), linear))
-    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
+    red, green, blue = (part**2.2 for part in parts)  # to amounts of light
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if luminance > 0.179 else "white"  # at which both have the same contrast
 
 
 def canvas(height: float, widths: Sequence[float] = (1,), rows: int = 1, **more):
@@ -73,7 +73,10 @@ def head(axes, text: str, characters: int, above: float = 6) -> None:
 def label(axes, x: float, y: float, text: str, **more) -> Annotation:
     """A text to the right of what ends at `x`, clear of it."""
     beside = {"xytext": (CLEAR, 0), "textcoords": "offset points", "va": "center"}
-    return axes.annotate(text, (x, y), **beside, **{"fontsize": TEXT, **more})
+    beside["annotation_clip"] = False  # one outside of the axis' ends would have no size
+    found = axes.annotate(text, (x, y), **beside, **{"fontsize": TEXT, **more})
+    found.set_in_layout(False)  # hold_labels makes room for it inside of the panel
+    return found
 
 
 def hold_labels(axes, reach: float = 0.0) -> None:
@@ -116,7 +119,8 @@ def frame_texts(figure: Figure, title: str, below: Sequence[str]) -> None:
 
 
 def balanced(text: str, characters: int) -> str:
-    """The text in as few lines as it needs, all about as long."""
+    """The text in as few lines as it needs, all about as long; no ratio parted from its rung."""
+    text = re.sub(r" (x\d)", "\N{NO-BREAK SPACE}\\1", text)
     lines, narrow = len(textwrap.wrap(text, characters)), max(map(len, text.split()), default=1)
     while len(textwrap.wrap(text, narrow)) > lines:
         narrow += 1

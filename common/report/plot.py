@@ -1,4 +1,4 @@
-"""The pictures of a ladder: bars of the headline beside the other figures, and of attribution."""
+"""The picture of a ladder: bars of the headline, their gains, and the other figures beside them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,14 +9,13 @@ from common.engine.metric import BRIEF, Metric
 from common.engine.rungs import REFERENCE, shown, why
 from common.engine.stats import SAME, UNCHANGED
 from common.engine.workload import Workload
-from common.report.attribution import KINDS
 from common.report.canvas import (
     BLUE,
-    GREEN,
     GREY,
     MIDDLE,
     ORANGE,
     RED,
+    ROW,
     SMALL,
     TEXT,
     amounts,
@@ -30,14 +29,10 @@ from common.report.canvas import (
     shorten,
 )
 from common.report.ending import headline
+from common.report.plot_attribution import plot_attribution
 from common.report.tables import LEGEND, device_type, gain, is_stair
 
-ROW = 0.33  # inches of a rung's row
-MEANS = {
-    "in_order": "over the rung below",
-    "alone": "over the baseline",
-    "left_out": "of the full stack over the one without it",
-}
+__all__ = ["plot_attribution", "plot_ladder"]  # what files.py asks for
 IN_NOTES = LEGEND | {SAME: "=: the same"}
 
 
@@ -177,63 +172,6 @@ def branches(rows: list[dict]) -> list[str]:
         labels.append(f"{twig}{shown(number)} {row['name']}")
     widest = max(map(len, labels))
     return [label.ljust(widest) for label in labels]
-
-
-def plot_attribution(frame: pd.DataFrame, about: str, path: Path) -> None:
-    """Each rung's three gains side by side, with intervals; 1 is no gain. `about`: the run."""
-    save(attribution_figure(frame, about), path)
-
-
-def attribution_figure(frame: pd.DataFrame, about: str):
-    rows = frame.to_dict("records")
-    bounds = frame[[f"{kind}_{end}" for kind in KINDS for end in ("low", "high")]]
-    span = (max(1 / 16, min(0.7, bounds.min(axis=None))), min(16, max(1.5, bounds.max(axis=None))))
-    figure, panels = canvas(ROW * len(rows) + 1.8, (1,) * len(KINDS), sharey=True, sharex=True)
-    reasons = []
-    for axes, (kind, title), colour in zip(panels, KINDS.items(), (BLUE, RED, GREEN), strict=True):
-        axes.axvline(1.0, color=MIDDLE, linewidth=0.8)
-        head(axes, f"{title}: {MEANS[kind]}", 34)
-        for place, row in enumerate(rows):
-            if pd.isna(row[kind]):
-                at = axes.get_yaxis_transform()  # x in parts of the panel's width
-                small = {"fontsize": SMALL, "color": GREY, "va": "center", "transform": at}
-                reasons.append(axes.text(0.02, place, row[f"{kind}_reason"], **small))
-                reasons[-1].set_bbox({"facecolor": "white", "linewidth": 0, "pad": 1})
-                reasons[-1].set_in_layout(False)
-            else:
-                draw_gain(axes, place, row, kind, colour)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(span[0], span[1] ** 1.35 / span[0] ** 0.35)
-        axes.xaxis.set_major_formatter(lambda value, _: f"x{value:g}")
-        axes.minorticks_off()
-    name_rows(panels[0], rows, True)
-    scale = "Gain: a ratio, x1 is none; the axis doubles from mark to mark. Line: 95 % interval."
-    frame_texts(figure, largest(rows), [scale, about])
-    for reason in reasons:
-        shorten(reason, 0.96 * reason.axes.get_window_extent().width)
-    return figure
-
-
-def draw_gain(axes, place: int, row: dict, kind: str, colour: str) -> None:
-    """A dot at the gain, a line along its interval, and what was told of it."""
-    end = row[kind]
-    axes.plot(row[kind], place, "o", color=colour, markersize=5)
-    if not pd.isna(row[f"{kind}_low"]):
-        end = row[f"{kind}_high"]
-        axes.plot([row[f"{kind}_low"], end], [place, place], color=colour, linewidth=2)
-    label(axes, end, place, gain(row[kind], row[f"{kind}_verdict"]), fontsize=SMALL)
-
-
-def largest(rows: list[dict]) -> str:
-    """The title: which rung gains most, of each kind."""
-    parts = []
-    for kind, title in KINDS.items():
-        told = [row for row in rows if not pd.isna(row[kind])]
-        told = [row for row in told if gain(row[kind], row[f"{kind}_verdict"]).startswith("x")]
-        if told:
-            best = max(told, key=lambda row: row[kind])
-            parts.append(f"{best['name']} x{best[kind]:.2f} {title}")
-    return f"Largest gains: {', '.join(parts)}" if parts else "No gain was told"
 
 
 def error_bar(row: dict, name: str) -> dict:

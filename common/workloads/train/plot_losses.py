@@ -129,16 +129,16 @@ def held(record: dict) -> str:
 
 
 def closest(rungs: list[dict], like: list[dict]) -> str:
-    """The title: what training came to, and how far the rungs are from the baseline."""
+    """The title: how far any rung's loss is from the baseline's."""
     if not rungs:
         return "No rung was measured"
-    losses = rungs[0]["measurement"]["losses"]
-    fell = f"Training loss: {losses[0]:.2f} to {losses[-1]:.2f} ({rungs[0]['name']})"
+    whose = "the baseline" if rungs[0]["rung"] <= 0 else called(rungs[0])
     if not like:
-        return fell
-    who = "all others" if len(like) == len(rungs) - 1 else "those of the same batch"
+        return f"Training loss of {whose}"
+    which = "Every rung's" if len(like) == len(rungs) - 1 else "At the same batch every rung's"
     worst = max(furthest(record, rungs[0]) for record in like)
-    return f"{fell}; {who} stay within {worst:.2g} of it"
+    far = f"stays within {worst:.2g} nats of" if worst else "is the same as"
+    return f"{which} training loss {far} {whose}'s"
 
 
 def note(rungs: list[dict], like: list[dict]) -> str:
@@ -153,5 +153,5 @@ def note(rungs: list[dict], like: list[dict]) -> str:
             why = f"takes {own:,} tokens a step, not {tokens:,}"
             parts.append(f"{called(record).capitalize()} {why}: no difference is drawn")
     if like:
-        parts.append("Furthest: the largest difference at any step")
+        parts.append("Furthest: the largest difference at a step that both took")
     return ". ".join(parts) + "."

@@ -16,6 +16,7 @@ from common.report.canvas import (
     PALE,
     PURPLE,
     RED,
+    ROW,
     SKY,
     SMALL,
     TEXT,
@@ -67,7 +68,7 @@ COLOURS = {  # what is the same in both has one colour; pale where nothing compu
 WAITING = {"hatch": "....", "edgecolor": "#777777"}
 ROOFLINE = {"fill": False, "edgecolor": "black", "hatch": "//////", "linewidth": 0.6}
 TIMED = {"color": "black", "linewidth": 1.5}
-ROW, KEYS = 0.34, 0.55  # inches of a rung's row, and of the legend
+KEYS = 0.55  # inches of the legend
 HIGH = 0.6  # of a bar, in rows
 LEGIBLE, NARROW = 0.08, 1.2  # a share that has room for its figure; per cent of a block for lines
 LEAST = "explained by the roofline"
