@@ -3,6 +3,7 @@
 import itertools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from matplotlib.text import Annotation, Text
 
@@ -11,7 +12,7 @@ from common.report.attribution import to_attribution
 from common.report.ending import headline
 from common.report.frame import to_frame
 from common.workloads.train import layers, plot_losses, plot_profile
-from common.workloads.train.parts import PARTS
+from common.workloads.train.parts import GAPS, PARTS, WAIT
 from common.workloads.train.profile_report import profile_markdown, to_profile
 from ladders import of_records
 from tests.conftest import fake_ladder, fake_record
@@ -186,6 +187,39 @@ def test_a_profile_is_drawn_in_ms_and_beside_it_as_100_per_cent():
     assert share.get_xlim() == (0, 100)
     colours = {bar.get_facecolor() for bar in share.patches}
     assert len(colours) == len(PARTS)
+
+
+# linear RGB as people without one kind of cones see it. Source: Machado, Oliveira, Fernandes 2009,
+# "A Physiologically-based Model for Simulation of Color Vision Deficiency", severity 1.0
+SEEN = {
+    "all cones": np.eye(3),
+    "no long": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                [-0.003882, -0.048116, 1.051998]],
+    "no medium": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                  [-0.011820, 0.042940, 0.968881]],
+    "no short": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                 [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def lab(colour: str, seen) -> np.ndarray:
+    """CIELAB of an sRGB colour, in which 2.3 is a difference that is just noticed."""
+    parts = np.array([int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)])
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(seen @ linear, 0, 1) / [0.9505, 1.0, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("seen", SEEN)
+@pytest.mark.parametrize("parts", [PARTS, layers.LAYERS], ids=["kinds", "layers"])
+def test_the_colours_of_a_profile_stay_apart_for_everybody(parts, seen):
+    colours = {part: lab(plot_profile.COLOURS[part], np.array(SEEN[seen])) for part in parts}
+    for a, b in itertools.combinations(parts, 2):
+        if {a, b} != {WAIT, GAPS}:  # these two have a pattern
+            assert np.linalg.norm(colours[a] - colours[b]) > 15, (a, b)
+    assert plot_profile.fill(WAIT)["hatch"]
 
 
 def test_layers_are_drawn_below_and_a_compiled_rung_says_why_not():
