@@ -19,8 +19,8 @@ from common.workloads.parallel import inspect
 from common.workloads.parallel.layout import refuse
 from common.workloads.parallel.pipeline_clock import predicted_bubble
 from common.workloads.parallel.recipe import ParallelRecipe
+from common.workloads.train.parts import NETWORK
 from common.workloads.train.presets import baseline
-from common.workloads.train.profiling import NETWORK
 from common.workloads.train.recipe import Recipe
 from ladders.parallel import LADDER
 from tests.conftest import PROJECT, last_json, run

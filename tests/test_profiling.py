@@ -1,7 +1,10 @@
 """Where the time goes: the parts add up, each event finds its part, and the clock never sees it."""
 
 import json
+import re
 import time
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,30 +15,31 @@ from common.cli.planning import make_plan, parse
 from common.engine.errors import UserError
 from common.engine.plan import ALONE, LADDER
 from common.gpt.shape import Shape
+from common.workloads.train import layers
 from common.workloads.train import session as clock
 from common.workloads.train.batches import make_loader
-from common.workloads.train.build import train_step
-from common.workloads.train.plot_profile import plot_profile
-from common.workloads.train.presets import baseline
-from common.workloads.train.profile_report import profile_markdown, profile_text, to_profile
-from common.workloads.train.profiling import (
+from common.workloads.train.build import build, train_step
+from common.workloads.train.parts import (
     ATTENTION,
     COPIES,
     ELEMENTWISE,
     GAPS,
+    LAYER,
     LOSS,
     MARK,
     NETWORK,
     OPTIMIZER,
     PARTS,
     PRODUCTS,
-    STEPS,
     WAIT,
     WINDOW,
     part_of,
     part_of_kernel,
-    summary,
 )
+from common.workloads.train.plot_profile import plot_profile
+from common.workloads.train.presets import baseline
+from common.workloads.train.profile_report import profile_markdown, profile_text, to_profile
+from common.workloads.train.profiling import STEPS, Share, on_host, summary, watch
 from common.workloads.train.roofline import Work, least_seconds, least_work
 from common.workloads.train.settings import Settings
 from tests.conftest import fake_ladder, fake_record, measured
@@ -101,8 +105,8 @@ def test_the_dearest_operators_are_kept_in_order(profiled):
 
 
 def test_the_timed_steps_are_not_profiled(profiled):
-    # first step, the probes' profiled step, three timed ones; then the profile's own
-    assert profiled.watched == [False, True, False, False, False] + [True] * (1 + STEPS)
+    # first step, the probes' profiled step, three timed ones; then the profiles' own
+    assert profiled.watched == [False, True, False, False, False] + [True] * 2 * (1 + STEPS)
     assert profiled.phases[-3:] == ["timing", "timed", "profiling"]
     assert len(profiled.found.step_s) == 3
     assert len(profiled.found.losses) == 5
@@ -150,6 +154,8 @@ def test_the_trace_is_a_chrome_trace(profiled):
         (GAPS, ["autograd::engine::evaluate_function: MmBackward0"]),
         (GAPS, ["CompiledFunction"]),
         (GAPS, [WINDOW]),
+        (GAPS, [f"{LAYER}attention 0"]),
+        (PRODUCTS, ["aten::addmm", f"{LAYER}attention 0"]),
     ],
 )
 def test_an_event_finds_its_part(part, chain):
@@ -165,7 +171,7 @@ def event(name: str, begin: float, end: float, device=DeviceType.CPU, **more) ->
     """A profiler's event, times in microseconds."""
     span = SimpleNamespace(start=begin, end=end, elapsed_us=lambda: end - begin)
     facts = {"id": 0, "linked_correlation_id": 0, "cpu_parent": None, "input_shapes": []}
-    facts |= {"is_user_annotation": False}
+    facts |= {"is_user_annotation": False, "sequence_nr": -1}
     return SimpleNamespace(name=name, time_range=span, device_type=device, **facts | more)
 
 
@@ -246,6 +252,89 @@ def test_a_kernel_is_named_by_the_compiler_or_by_its_launcher():
     assert part_of_kernel("multi_tensor_apply_kernel", launcher) == OPTIMIZER
     assert part_of_kernel("triton_red_fused_nll_loss_forward_1", graph) == LOSS
     assert part_of_kernel("vectorized_elementwise_kernel", None) == ELEMENTWISE
+
+
+def test_layers_add_up_to_the_steps_that_were_profiled_for_them(profiled):
+    found = profiled.found.profile["layers"]
+    assert list(found["parts"]) == list(layers.LAYERS)
+    total = sum(map(sum, found["parts"].values()))
+    assert STEPS * total == pytest.approx(found["window_s"])
+    assert [len(found["parts"][layer]) for layer in layers.OF_BLOCKS] == [1, 1, 2]
+    for layer in (layers.EMBEDDING, *layers.OF_BLOCKS, layers.HEAD, LOSS, OPTIMIZER):
+        assert all(seconds > 0 for seconds in found["parts"][layer]), layer
+
+
+def test_each_product_finds_its_layer_backward_too():
+    """By the operators of one step: a linear layer has one product forward and two backward."""
+    shape = replace(SHAPE, layers=2)
+    run = build(baseline("tiny"), shape, torch.device("cpu"))
+    ids = torch.zeros(2, shape.context, dtype=torch.long)
+    with layers.ranges(layers.places(run)):
+        events = list(watch(lambda: train_step(run, ids, ids), run.device).events())
+    window, made = next(e for e in events if e.name == WINDOW), layers.makers(events)
+    shares = [s for s in on_host(events, window) if s.part in (PRODUCTS, ATTENTION)]
+    products = [s for s in shares if re.fullmatch(r"aten::(add)?b?mm", s.name)]
+    found = Counter(layers.place_of(share, made) for share in products)
+    of_blocks = {
+        (layer, n): STEPS * count
+        for n in (0, 1)
+        for layer, count in ((layers.ATTENTION, 3 * 4 + 3 * 2), (layers.FEED_FORWARD, 6))
+    }
+    assert found == of_blocks | {(layers.HEAD, 0): STEPS * 3}
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in run.objective.modules())
+
+
+def test_a_head_inside_of_the_loss_is_told_by_its_products():
+    here = event(f"{LAYER}{LOSS} 0", 0, 9)
+    product = event("aten::mm", 1, 2, cpu_parent=here)
+    other = event("aten::add", 2, 3, cpu_parent=here)
+    assert layers.place_of(Share("aten::mm", PRODUCTS, 1.0, product), {}) == (layers.HEAD, 0)
+    assert layers.place_of(Share("aten::add", ELEMENTWISE, 1.0, other), {}) == (LOSS, 0)
+
+
+def test_on_a_gpu_a_kernel_belongs_to_the_layer_that_launched_it():
+    here = event(f"{LAYER}feed-forward 1", 0, 30)
+    forward = event("aten::addmm", 10, 20, id=1, cpu_parent=here, sequence_nr=5)
+    node = event(f"{layers.BACKWARD}: AddmmBackward0", 40, 60, sequence_nr=5)
+    backward = event("aten::mm", 42, 50, id=2, cpu_parent=node)
+    unknown = event(f"{layers.BACKWARD}: torch::autograd::AccumulateGrad", 60, 70)
+    copy = event("aten::copy_", 61, 62, id=3, cpu_parent=unknown)
+    gpu = DeviceType.CUDA
+    launch = "cudaLaunchKernel"
+    events = [
+        event(WINDOW, 0, 1000),
+        *(here, forward, node, backward, unknown, copy),
+        event(launch, 12, 13, id=71, cpu_parent=forward),
+        event(launch, 43, 44, id=72, cpu_parent=backward),
+        event(launch, 61, 62, id=73, cpu_parent=copy),
+        event("gemm", 100, 200, gpu, id=71),
+        event("gemm", 200, 500, gpu, id=72),
+        event("copy", 500, 600, gpu, id=73),
+        event("of a launch that is not in the profile", 600, 650, gpu, id=74),
+    ]
+    parts = layers.by_layer(events, "cuda", blocks=2)["parts"]
+    assert [STEPS * 1e6 * s for s in parts[layers.FEED_FORWARD]] == pytest.approx([0, 400])
+    assert STEPS * 1e6 * parts[layers.OTHER][0] == pytest.approx(150)
+    assert STEPS * 1e6 * sum(map(sum, parts.values())) == pytest.approx(1000)
+
+
+def test_a_compiled_model_is_not_cut_into_layers():
+    def step():
+        raise AssertionError("no step is needed to know")
+
+    run = SimpleNamespace(recipe=SimpleNamespace(compile=True))
+    assert layers.layers_or_reason(step, run) == {"lacking": layers.ONE_GRAPH}
+
+
+def test_layers_that_fail_cost_neither_the_measurement_nor_the_profile(monkeypatch):
+    def broken(*_):
+        raise AttributeError("no such thing in this torch")
+
+    monkeypatch.setattr(layers, "by_layer", broken)
+    found = measured(baseline("tiny"), Settings(shape=SHAPE, device="cpu", steps=2, profile=True))
+    assert found.profile["layers"] == {"lacking": "AttributeError: no such thing in this torch"}
+    assert sum(found.profile["parts"].values()) > 0
+    assert not found.lacking
 
 
 def test_the_roofline_of_a_small_model_by_hand():

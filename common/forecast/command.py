@@ -96,7 +96,7 @@ def plot(
     published_point: dict | None = None,
 ) -> None:
     """Efficiency and memory per GPU over GPUs, to a PNG that is readable at README width."""
-    from common.report.plot import GREY, plt  # matplotlib takes a second to import
+    from common.report.canvas import GREY, plt  # matplotlib takes a second to import
 
     points = [published_point] if published_point else []
     most = max([*gpus, *(point["gpus"] for point in points)])

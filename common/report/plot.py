@@ -1,94 +1,162 @@
-"""The picture of a ladder: bars of the headline, and a panel for each of the other figures."""
+"""The picture of a ladder: bars of the headline, their gains, and the other figures beside them."""
 
-import os
-import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
-os.environ["MPLBACKEND"] = "Agg"  # before the import, which may refuse the user's own
-import matplotlib.pyplot as plt
 import pandas as pd
 
 from common.engine.metric import BRIEF, Metric
-from common.engine.rungs import shown, why
+from common.engine.rungs import REFERENCE, shown, why
+from common.engine.stats import SAME, UNCHANGED
 from common.engine.workload import Workload
-from common.report.attribution import KINDS
-from common.report.tables import device_type, gain, is_stair
+from common.report.canvas import (
+    BLUE,
+    GREY,
+    MIDDLE,
+    ORANGE,
+    RED,
+    ROW,
+    SMALL,
+    TEXT,
+    amounts,
+    canvas,
+    frame_texts,
+    head,
+    hold_labels,
+    label,
+    look,
+    save,
+    shorten,
+)
+from common.report.ending import headline
+from common.report.plot_attribution import plot_attribution
+from common.report.tables import LEGEND, device_type, gain, is_stair
 
-plt.rcdefaults()  # whatever the user's files say: the same picture everywhere
-# Okabe and Ito's palette, told apart by colour-blind people: jfly.uni-koeln.de/color
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#777777"
-IN_STACK = (BLUE, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+__all__ = ["plot_attribution", "plot_ladder"]  # what files.py asks for
+IN_NOTES = LEGEND | {SAME: "=: the same"}
 
 
 def plot_ladder(frame: pd.DataFrame, records: list[dict], workload: Workload, path: Path) -> None:
     """Draw the ladder, the baseline at the top, to a PNG that is readable at README width."""
-    rows, headline, stair = frame.to_dict("records"), workload.headline, is_stair(frame)
-    stacks = workload.stacks()
+    save(ladder_figure(frame, records, workload), path)
+
+
+def ladder_figure(frame: pd.DataFrame, records: list[dict], workload: Workload):
+    """The ladder's picture: bars, a column of gains, a panel per figure, and one per stack."""
+    rows, stacks = frame.to_dict("records"), workload.stacks()
+    gains = [gain(row["x_prev"], row["verdict"]) * bool(workload.headline.better) for row in rows]
     stacked = {metric.name for metrics in stacks.values() for metric in metrics}
     alone = [metric for metric in workload.shown(BRIEF) if metric.name not in stacked]
-    widths = (3, *[1] * len(alone), *[2] * len(stacks))
-    size = (10, 0.42 * len(rows) + 1.6 + 0.3 * bool(stacks))
-    figure, panels = plt.subplots(1, len(widths), sharey=True, figsize=size, width_ratios=widths)
-    main, *others = panels if len(widths) > 1 else [panels]
-    draw_headline(main, rows, headline)
-    below = "the rung below" if stair else "what the rung adds to"
-    words = f"{headline.title}, 95 % interval (gain over {below})"
-    main.set_xlabel(words if headline.better else headline.title)
-    if stair:
-        main.set_yticks(range(len(rows)), [f"{shown(row['rung'])}  {row['name']}" for row in rows])
-    else:
-        main.set_yticks(range(len(rows)), branches(rows), family="monospace", fontsize=9)
-    main.set_ylim(len(rows) - 0.4, -0.6)
+    widths = (4, *[0.95] * any(gains), *[1.5] * len(alone), *[2.5] * len(stacks))
+    figure, panels = canvas(ROW * len(rows) + 1.7, widths, sharey=True)
+    main, *others = panels
+    reasons = draw_headline(main, rows, workload.headline)
+    name_rows(main, rows, is_stair(frame))
+    if any(gains):
+        draw_gains(others.pop(0), rows, gains, is_stair(frame))
     for axes, metric in zip(others, alone, strict=False):
-        draw_bars(axes, rows, metric)
-        axes.set_xlabel(metric.title_on(device_type(records)))
+        draw_bars(axes, rows, metric, metric.title_on(device_type(records)))
     for axes, (title, metrics) in zip(others[len(alone) :], stacks.items(), strict=True):
-        draw_stack(axes, rows, metrics)
-        axes.set_xlabel(title)
-    finish(figure, panels if len(widths) > 1 else [panels], workload.describe(records), path)
+        draw_stack(axes, rows, metrics, title)
+    below = [notes(frame, workload.headline) if any(gains) else "", workload.describe(records)]
+    frame_texts(figure, headline(records, workload), below)
+    for axes in (main, *others):
+        hold_labels(axes, longest(axes))
+    after = panels[1 + any(gains)] if len(panels) > 1 + any(gains) else None
+    end = after.get_window_extent().x0 if after else figure.bbox.width
+    for reason in reasons:
+        shorten(reason, 0.98 * (end - reason.get_window_extent().x0))
+    return figure
 
 
-def draw_headline(axes, rows: list[dict], headline: Metric) -> None:
-    name = headline.name
-    highest = [max(row[name], row[f"{name}_high"] or 0) for row in rows if row["status"] == "ok"]
-    best = max(highest, default=1.0) or 1.0
+def name_rows(axes, rows: list[dict], stair: bool) -> None:
+    """Write numbers and names at the bars, the first one at the top."""
+    if stair:
+        axes.set_yticks(range(len(rows)), [f"{shown(row['rung'])}  {row['name']}" for row in rows])
+    else:
+        axes.set_yticks(range(len(rows)), branches(rows), family="monospace", fontsize=SMALL + 0.5)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def draw_headline(axes, rows: list[dict], metric: Metric) -> list:
+    """Draw bars with intervals and values. Returns the texts of why others have none."""
+    name, reasons = metric.name, []
     for place, row in enumerate(rows):
         if row["status"] != "ok":
-            axes.barh(place, 0.02 * best, fill=False, edgecolor=GREY, linestyle="--")
-            reason = textwrap.shorten(why(row), 84, placeholder="…")
-            axes.text(0.03 * best, place, reason, va="center", fontsize=8, color=GREY)
+            small = {"fontsize": SMALL, "color": GREY}
+            at = axes.get_yaxis_transform()  # x in parts of the panel's width
+            reasons.append(axes.text(0.01, place, why(row), transform=at, va="center", **small))
+            reasons[-1].set_in_layout(False)  # it may run on over the column of gains
             continue
-        axes.barh(place, row[name], color=BLUE, **error_bar(row, name))
-        end = max(row[name], row[f"{name}_high"] or 0)  # NaN compares as False
-        label = f"{headline.text(row[name])}  {gain(row['x_prev'], row['verdict'])}"
-        label = label.replace("?", "")
-        axes.text(end + 0.01 * best, place, label, va="center", fontsize=9)
-    axes.set_xlim(0, 1.35 * best)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        colour = MIDDLE if row["rung"] in (0, REFERENCE) else BLUE
+        axes.barh(place, row[name], color=colour, height=0.72, **error_bar(row, name))
+        label(axes, reach(row, name), place, metric.text(row[name]))
+    head(axes, f"{metric.title}, 95 % interval" if has_intervals(rows, name) else metric.title, 40)
+    amounts(axes)
+    return reasons
 
 
-def draw_bars(axes, rows: list[dict], metric: Metric) -> None:
-    values = [row[metric.name] for row in rows if not pd.isna(row[metric.name])]
+def reach(row: dict, name: str) -> float:
+    """Where a bar and its interval end."""
+    return max(row[name], row[f"{name}_high"] or 0)  # NaN compares as False
+
+
+def has_intervals(rows: list[dict], name: str) -> bool:
+    return any(not pd.isna(row[f"{name}_high"]) for row in rows)
+
+
+def draw_gains(axes, rows: list[dict], gains: list[str], stair: bool) -> None:
+    """A column of gains: bold where one was told, red for a loss, grey where none was."""
+    axes.set_axis_off()
+    head(axes, "gain over the rung below" if stair else "gain over its base", 13)
+    at = axes.get_yaxis_transform()
+    for place, (row, text) in enumerate(zip(rows, gains, strict=True)):
+        if row["status"] == "ok":
+            colour = RED if row["x_prev"] < 1 else "black"
+            of_told = {"weight": "bold", "color": colour}
+            shown_as = of_told if text.startswith("x") else {"color": GREY}
+            axes.text(0.02, place, text, transform=at, va="center", fontsize=TEXT, **shown_as)
+
+
+def notes(frame: pd.DataFrame, metric: Metric) -> str:
+    """What the column of gains means."""
+    said = {UNCHANGED if v.startswith(UNCHANGED) else v for v in frame["verdict"].dropna()}
+    below = "the rung below" if is_stair(frame) else "what the rung adds to"
+    parts = [f"Gain: a ratio to {below}; above x1 is {metric.words[0]}"]
+    parts += [" ".join(text.split()) for word, text in IN_NOTES.items() if word in said]
+    return ". ".join(parts) + "."
+
+
+def draw_bars(axes, rows: list[dict], metric: Metric, title: str) -> None:
     for place, row in enumerate(rows):
         if not pd.isna(row[metric.name]):
-            axes.barh(place, row[metric.name], color=ORANGE)
-            label = f" {metric.text(row[metric.name])}"
-            axes.text(row[metric.name], place, label, va="center", fontsize=9)
-    axes.set_xlim(0, 1.35 * (max(values, default=1.0) or 1.0))
+            axes.barh(place, row[metric.name], color=ORANGE, height=0.72)
+            label(axes, row[metric.name], place, metric.text(row[metric.name]))
+    amounts(axes)
+    head(axes, title, 16)
 
 
-def draw_stack(axes, rows: list[dict], metrics: list[Metric]) -> None:
-    for metric, colour in zip(metrics, IN_STACK, strict=False):
-        axes.barh(0, 0, color=colour, label=metric.title.partition(",")[0])
-    for place, row in enumerate(rows):
-        left = 0.0
-        for metric, colour in zip(metrics, IN_STACK, strict=False):
-            if not pd.isna(row[metric.name]):
-                axes.barh(place, row[metric.name], left=left, color=colour)
-                left += row[metric.name]
-    above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": len(metrics)}
-    tight = {"columnspacing": 0.8, "handlelength": 1.0, "fontsize": 8, "frameon": False}
-    axes.legend(**above, **tight)
+def draw_stack(axes, rows: list[dict], metrics: list[Metric], title: str) -> None:
+    for place, metric in enumerate(metrics):
+        left = [stacked(row, metrics[:place]) for row in rows]
+        own = [stacked(row, [metric]) for row in rows]
+        name = metric.title.partition(",")[0]
+        axes.barh(range(len(rows)), own, left=left, height=0.72, label=name, **look(place))
+    amounts(axes)
+    lines = -(-len(metrics) // 2)
+    head(axes, title, 30, above=8 + lines * 1.35 * SMALL)
+    keys = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1.0), "ncols": 2, "borderpad": 0.2}
+    tight = {"columnspacing": 0.8, "handlelength": 1.0, "labelspacing": 0.2, "frameon": False}
+    axes.legend(**keys, **tight, fontsize=SMALL).set_in_layout(False)
+
+
+def longest(axes) -> float:
+    """Where the longest bar ends."""
+    return max((bar.get_x() + bar.get_width() for bar in axes.patches), default=0.0)
+
+
+def stacked(row: dict, metrics: Iterable[Metric]) -> float:
+    return sum(row[metric.name] for metric in metrics if not pd.isna(row[metric.name]))
 
 
 def branches(rows: list[dict]) -> list[str]:
@@ -104,46 +172,6 @@ def branches(rows: list[dict]) -> list[str]:
         labels.append(f"{twig}{shown(number)} {row['name']}")
     widest = max(map(len, labels))
     return [label.ljust(widest) for label in labels]
-
-
-def plot_attribution(frame: pd.DataFrame, title: str, path: Path) -> None:
-    """Each rung's three gains side by side, with intervals; 1 is no gain."""
-    rows = frame.to_dict("records")
-    bounds = frame[[f"{kind}_{end}" for kind in KINDS for end in ("low", "high")]]
-    span = (max(1 / 16, min(0.5, bounds.min(axis=None))), min(16, max(2, bounds.max(axis=None))))
-    size = (10, 0.42 * len(rows) + 1.8)
-    figure, panels = plt.subplots(1, len(KINDS), sharey=True, sharex=True, figsize=size)
-    colours = (BLUE, ORANGE, GREEN)
-    for axes, (kind, head), colour in zip(panels, KINDS.items(), colours, strict=True):
-        axes.axvline(1.0, color=GREY, linewidth=0.8)
-        axes.set_title(head, fontsize=10)
-        for place, row in enumerate(rows):
-            if pd.isna(row[kind]):
-                reason = textwrap.shorten(row[f"{kind}_reason"], 34, placeholder="…")
-                left = axes.get_yaxis_transform()  # x in parts of the panel's width
-                axes.text(0.02, place, reason, transform=left, va="center", fontsize=7, color=GREY)
-                continue
-            axes.plot(row[kind], place, "o", color=colour)
-            if not pd.isna(row[f"{kind}_low"]):
-                bounds = [row[f"{kind}_low"], row[f"{kind}_high"]]
-                axes.plot(bounds, [place, place], color=colour, linewidth=2)
-        axes.set_xscale("log", base=2)
-        axes.set_xlim(*span)
-        axes.xaxis.set_major_formatter(lambda value, _: f"x{value:g}")
-        axes.minorticks_off()
-        axes.set_xlabel("gain (x1: none), 95 % interval")
-    panels[0].set_yticks(range(len(rows)), [f"{row['rung']}  {row['name']}" for row in rows])
-    panels[0].invert_yaxis()
-    finish(figure, panels, title, path)
-
-
-def finish(figure, axes, title: str, path: Path) -> None:
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("\n".join(textwrap.wrap(title, 100)), fontsize=10)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def error_bar(row: dict, name: str) -> dict:

@@ -6,8 +6,15 @@ import pandas as pd
 
 from common.engine.rungs import REFERENCE, shown
 from common.report.tables import cell, markdown_table
+from common.workloads.train.layer_report import (
+    figure,
+    layers_markdown,
+    name_cells,
+    profiled,
+    to_layers,
+)
 from common.workloads.train.metrics import describe
-from common.workloads.train.profiling import (
+from common.workloads.train.parts import (
     ATTENTION,
     COPIES,
     ELEMENTWISE,
@@ -54,19 +61,11 @@ def to_profile(records: list[dict]) -> pd.DataFrame:
     `least PART` and `least_ms`, their sum: at the measured ceilings; `explained`: that sum's share
     of the timed step; all missing where the ceilings are. `top`: as profiled, seconds per step.
     """
-    latest = {(r["rung"], r["round"]): r for r in records if r["series"] == "ladder"}
-    rungs: dict[int, list[dict]] = {}
-    for record in sorted(latest.values(), key=lambda r: (r["rung"], r["round"])):
-        if record["status"] == "ok":
-            rungs.setdefault(record["rung"], []).append(record)
     rows = []
-    for number, of_rung in rungs.items():
-        told = next((r for r in of_rung if r["measurement"].get("profile")), None)
-        if told is None:
-            continue
+    for told, of_rung in profiled(records):
         measured = told["measurement"]
         profile, ms = measured["profile"], 1e6 / measured["tokens_per_step"]
-        row = {"rung": number, "name": told["name"], "top": profile["top"]}
+        row = {"rung": told["rung"], "name": told["name"], "top": profile["top"]}
         row |= {part: ms * profile["parts"].get(part, 0.0) for part in PARTS}
         row["profiled_ms"] = ms * profile["window_s"] / profile["steps"]
         timed = median(median(r["measurement"]["step_s"]) for r in of_rung)
@@ -113,7 +112,7 @@ def profile_markdown(frame: pd.DataFrame, records: list[dict]) -> str:
     head = {"#": "--:", "rung": ":--"} | dict.fromkeys(PARTS, "--:")
     head |= dict.fromkeys(("profiled step", "timed step"), "--:")
     parts = [
-        [*_name(row), *(figure(row[key]) for key in (*PARTS, "profiled_ms", "timed_ms"))]
+        [*name_cells(row), *(figure(row[key]) for key in (*PARTS, "profiled_ms", "timed_ms"))]
         for row in rows
     ]
     least = [part for part in PARTS if frame[f"least {part}"].notna().any()]
@@ -121,7 +120,9 @@ def profile_markdown(frame: pd.DataFrame, records: list[dict]) -> str:
     roof_head |= dict.fromkeys(("least step", "timed step", "explained"), "--:")
     keys = (*(f"least {part}" for part in least), "least_ms", "timed_ms")
     roof = [
-        [*_name(row), *(figure(row[key]) for key in keys), cell(row["explained"], ".1%", "n/a")]
+        name_cells(row)
+        + [figure(row[key]) for key in keys]
+        + [cell(row["explained"], ".1%", "n/a")]
         for row in rows
     ]
     blocks = [
@@ -130,22 +131,11 @@ def profile_markdown(frame: pd.DataFrame, records: list[dict]) -> str:
         markdown_table(head, parts),
         f"## What the hardware explains\n\n{ROOF}",
         markdown_table(roof_head, roof),
+        *layers_markdown(to_layers(records)),
         "## The most expensive operators",
         *(dearest(row) for row in rows),
     ]
     return "\n\n".join(blocks) + "\n"
-
-
-def _name(row: dict) -> list[str]:
-    return [shown(row["rung"]), row["name"]]
-
-
-def figure(value: float | None) -> str:
-    """Milliseconds with three digits, no unit; n/a where there is none."""
-    if value is None or pd.isna(value):
-        return "n/a"
-    places = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 0.095 else 3
-    return f"{value:,.{places}f}"
 
 
 def dearest(row: dict) -> str:

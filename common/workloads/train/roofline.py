@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from common.gpt.model import parameter_count
 from common.gpt.shape import Shape
-from common.workloads.train.profiling import ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, PRODUCTS
+from common.workloads.train.parts import ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, PRODUCTS
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}  # of an element
 ID_BYTES = 8  # a token id is an int64

@@ -17,6 +17,7 @@ from common.engine.session import Session, Timed
 from common.gpt.text import Endless, read_text, read_tokens, split
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import Run, build, evaluate, train_step
+from common.workloads.train.layers import layers_or_reason
 from common.workloads.train.profiling import marked, profile_or_reason
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
@@ -167,4 +168,6 @@ class TrainSession(Session):
         tell("profiling")
         self.batches = marked(self.batches)
         profile, why = profile_or_reason(self.step, self.run, self.settings.trace)
+        if profile:
+            profile["layers"] = layers_or_reason(self.step, self.run)
         return {"profile": profile, "lacking": why}
