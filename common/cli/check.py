@@ -35,10 +35,12 @@ def main(arguments: list[str] | None = None) -> int:
     whole = "how much slower the run as a whole may be, as the machine may; default: 10%%"
     parser.add_argument("--drift", type=share, default=0.1, metavar="P%", help=whole)
     options = parser.parse_args(arguments)
-    options.against, options.run = find_run(options.against), find_run(options.run)
-    baseline, run = read_run(options.against), read_run(options.run)
+    against = find_run(options.against)
+    baseline = read_run(against)
+    named = find_run(options.run)
+    run = read_run(named)
     workload = workload_of(same_ladder(baseline, run))
-    with as_records_of(options.against, options.run):
+    with as_records_of(against, named):
         return verdict(baseline, run, workload, options.drift)
 
 
