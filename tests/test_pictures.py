@@ -236,6 +236,19 @@ def test_layers_are_drawn_below_and_a_compiled_rung_says_why_not():
     assert_inside(figure)
 
 
+@pytest.mark.parametrize("rungs", [1, 3, 14])
+def test_a_legend_covers_nothing(rungs):
+    records = with_layers(fake_ladder({number: [100.0, 110.0] for number in range(rungs)}))
+    figure = plot_profile.profile_figure(to_profile(records), records)
+    figure.draw_without_rendering()
+    legends = [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert len(legends) == 2
+    for legend in legends:
+        box = legend.get_window_extent()
+        assert not any(box.overlaps(text.get_window_extent()) for text in written(figure))
+        assert not any(box.overlaps(one.get_window_extent()) for one in figure.axes if one.axison)
+
+
 def test_the_page_tells_of_layers_and_of_each_block():
     records = with_layers(fake_ladder({number: [100.0, 110.0] for number in range(3)}))
     page = profile_markdown(to_profile(records), records)

@@ -68,7 +68,7 @@ COLOURS = {  # what is the same in both has one colour; pale where nothing compu
 WAITING = {"hatch": "....", "edgecolor": "#777777"}
 ROOFLINE = {"fill": False, "edgecolor": "black", "hatch": "//////", "linewidth": 0.6}
 TIMED = {"color": "black", "linewidth": 1.5}
-KEYS = 0.55  # inches of the legend
+KEYS, HEADS = 0.6, 0.85  # inches of a legend, and of panels' heads and ticks
 HIGH = 0.6  # of a bar, in rows
 LEGIBLE, NARROW = 0.08, 1.2  # a share that has room for its figure; per cent of a block for lines
 LEAST = "explained by the roofline"
@@ -86,9 +86,10 @@ def profile_figure(frame: pd.DataFrame, records: list[dict]):
     explained = bool(frame["explained"].notna().any())
     pairs = [(rows, PARTS, "profiled_ms", "by kind of work")]
     pairs += [(by_layer, layers.LAYERS, "layers_ms", "by layer")] * told
-    heights = [height for pair in pairs for height in (ROW * len(pair[0]) + 0.8, KEYS)]
+    heights = [height for pair in pairs for height in (ROW * len(pair[0]), KEYS)]
     widths = (3, *[0.75] * explained, 3)
-    figure, panels = canvas(sum(heights) + 0.8, widths, len(heights), height_ratios=heights)
+    height = sum(heights) + HEADS * len(pairs) + 0.9  # and the title, and the notes below
+    figure, panels = canvas(height, widths, len(heights), height_ratios=heights)
     for place, pair in enumerate(pairs):
         draw_pair(panels[2 * place], *pair)
         draw_keys(panels[2 * place + 1], *pair[:2])
