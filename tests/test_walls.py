@@ -29,7 +29,7 @@ ARROWS = {
     "common.cli": ("common", "steps", "ladders"),
 }
 DOORS = {
-    "steps": ("run", "doctor", "compare", "check", "campaign", "publish"),
+    "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report"),
     "ladders": ("forecast",),
 }
 OF_WORKLOADS = re.compile(

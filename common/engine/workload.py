@@ -131,6 +131,15 @@ class Workload:
         """What the terminal shows below the table; `closely`: see Planned.first."""
         return ""
 
+    def rung_details(
+        self, rounds: list[dict], before: list[dict]
+    ) -> dict[str, list[tuple[str, str, str]]]:
+        """More to say of a rung, from its records and those of what it adds to.
+
+        By title: rows of a name, what it was before, and what it is after.
+        """
+        return {}
+
     # -- before measuring --
 
     def options(self, parser: ArgumentParser) -> None:

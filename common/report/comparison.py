@@ -32,19 +32,19 @@ def differences(
 ) -> list[tuple[str, object, object]]:
     """(fact, in a, in b) for every setting and machine fact that is not the same."""
     flat = [
-        _flatten({key: run[0].get(key) for key in FACTS} | workload.given(run)) for run in (a, b)
+        flatten({key: run[0].get(key) for key in FACTS} | workload.given(run)) for run in (a, b)
     ]
     keys = sorted(flat[0].keys() | flat[1].keys())
     pairs = ((key, flat[0].get(key), flat[1].get(key)) for key in keys)
     return [(key, one, other) for key, one, other in pairs if one != other]
 
 
-def _flatten(value, prefix: str = "") -> dict:
+def flatten(value, prefix: str = "") -> dict:
     if not isinstance(value, dict):
         return {prefix: value}
     found = {}
     for key, inner in value.items():
-        found |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+        found |= flatten(inner, f"{prefix}.{key}" if prefix else key)
     return found
 
 

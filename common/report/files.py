@@ -55,11 +55,18 @@ def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]
                 lambda path: pictures().plot_attribution(gains, title, path),
             ),
         }
-    return found | workload.extra_results(records)
+    page = {"html": ("report.html", text_writer(lambda: pages().to_page([records], ladder)))}
+    return found | workload.extra_results(records) | page
 
 
 def text_writer(make: Callable[[], str]) -> Writer:
     return lambda path: write_atomically(path, make().encode())
+
+
+def pages():
+    from common.report import page  # jinja2 and the templates are only needed for pages
+
+    return page
 
 
 def pictures():

@@ -63,7 +63,7 @@ LOW_UTILISATION = 0.70
 
 def low_utilisation(window: dict, data_wait_share: float, batch_size: int) -> str | None:
     """A warning with the likely cause if the GPU was idle too often. `data_wait_share`: 0 to 1."""
-    busy = window["utilisation"]
+    busy = window.get("utilisation")
     if busy is None or busy >= LOW_UTILISATION:
         return None
     cause = "gaps between kernel launches"

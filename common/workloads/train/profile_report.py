@@ -81,6 +81,23 @@ def to_profile(records: list[dict]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=_columns())
 
 
+def before_and_after(
+    before: list[dict], after: list[dict]
+) -> dict[str, list[tuple[str, str, str]]]:
+    """Two rungs' profiles, part by part; nothing where one of them has none."""
+    frames = [to_profile(records) for records in (before, after)]
+    if not all(map(len, frames)):
+        return {}
+    one, other = (frame.to_dict("records")[0] for frame in frames)
+    names = {part: part for part in PARTS} | {"profiled_ms": "profiled step"}
+    rows = [
+        (name, figure(one[key]), figure(other[key]))
+        for key, name in names.items()
+        if one[key] or other[key]
+    ]
+    return {"Where the time goes, ms per 1000 tokens": rows}
+
+
 def _columns() -> list[str]:
     sums = ["profiled_ms", "timed_ms", "least_ms", "explained", "tokens", "steps", "top"]
     return ["rung", "name", *PARTS, *(f"least {part}" for part in PARTS), *sums]

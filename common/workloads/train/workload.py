@@ -87,6 +87,13 @@ class Training(Workload):
             return profile_text(profiles)
         return "   no profile: no rung was measured with one" if closely else ""
 
+    def rung_details(
+        self, rounds: list[dict], before: list[dict]
+    ) -> dict[str, list[tuple[str, str, str]]]:
+        from common.workloads.train.profile_report import before_and_after
+
+        return before_and_after(before, rounds)
+
     # -- before measuring --
 
     def options(self, parser: ArgumentParser) -> None:
