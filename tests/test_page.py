@@ -250,6 +250,13 @@ def test_a_picture_that_cannot_be_drawn_costs_itself(monkeypatch):
     assert "TF32 tensor cores" in found.text
 
 
+def test_a_picture_that_is_too_large_for_the_page_is_left_out(monkeypatch):
+    monkeypatch.setattr(page, "ROOM", 1000)
+    found = seen(STEADY)
+    assert "losses.png is too large for this page." in found.text
+    assert "tok/s" in found.text
+
+
 def test_three_gains_are_shown_where_they_were_measured():
     alone = [r | {"series": "alone", "applied": [2]} for r in of_steps({2: [201, 202, 200]})]
     found = seen([*STEADY, *alone])

@@ -28,6 +28,7 @@ from common.report.page_words import EN, WORDS
 from common.report.tables import control, control_text, is_stair, spread
 
 HERE = Path(__file__).parent
+ROOM = 600_000  # characters of the workload's own pictures; a page is to stay below a megabyte
 RATIO = re.compile(r" (?=x\d)")  # where no line of a headline is to end
 
 
@@ -163,12 +164,15 @@ def attribution(records: list[dict], workload: Workload, words: dict, name: str)
 
 
 def more_pictures(records: list[dict], workload: Workload, words: dict, name: str) -> list[dict]:
-    """Those that the workload draws itself."""
-    found = []
+    """Those that the workload draws itself, as far as a page has room for them."""
+    found, room = [], ROOM
     writers = workload.extra_results(records).items()
     for place, (kind, (file, write)) in enumerate(writers):
         if file.endswith(".png"):
             svg = or_why(lambda w=write, p=place: drawn(w, f"{name}m{p}"), words["no_picture"])
+            if len(svg) > room:
+                svg = Markup("<p>{}</p>").format(words["too_large"].format(file=file))
+            room -= len(svg)
             found.append({"name": kind, "picture": svg})
     return found
 

@@ -27,6 +27,7 @@ EN = {
     "below": "the rung below",
     "base": "what the rung adds to",
     "no_picture": "The picture could not be drawn ({reason}).",
+    "too_large": "{file} is too large for this page.",
     "table": "The figures",
     "table_legend": "x1.69: so many times as good. Less than 2 %: no gain could be told; a larger "
     "one would have been. Intervals are of 95 %, verdicts hold for the whole table together.",
@@ -115,6 +116,7 @@ JA = {
     "below": "1 つ下の段",
     "base": "土台の段",
     "no_picture": "図を描けませんでした（{reason}）。",
+    "too_large": "{file} はこのページには大きすぎます。",
     "table": "計測値",
     "table_legend": "x1.69：1.69 倍良いこと。「2 % 未満」：差があるとは言えず、それより大きな差なら"
     "言えたこと。区間は 95 % 信頼区間、判定は表全体をまとめて行っています。",
