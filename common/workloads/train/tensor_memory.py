@@ -1,156 +1,49 @@
 """The bytes of tensors that are alive in an update, and what they are for: counted, not measured.
 
-A storage counts once, however many tensors look at it, from the operator that made it to its end.
-What an operator takes and gives back within itself is not seen. A count repeats exactly, where the
-resident set and an allocator's pools depend on what went before.
+A count repeats exactly, where the resident set and an allocator's pools depend on what went before.
 """
 
 import gc
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from common.workloads.train.build import Run
-
-# what a storage is for; a temporary is what is none of the others
-KINDS = PARAMETER, GRADIENT, OPTIMIZER, ACTIVATION, TEMPORARY = (
-    *("parameter", "gradient", "optimizer", "activation", "temporary"),
+from common.workloads.train.held import (
+    BACKWARD,
+    FORWARD,
+    GRADIENT,
+    OPTIMIZER,
+    PARAMETER,
+    UPDATE,
+    TensorMemory,
 )
-# what an update is doing; before the forward pass it fetches its batch and clears gradients
-PHASES = START, FORWARD, BACKWARD, UPDATE = "start", "forward", "backward", "update"
 
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A storage. Times are numbers of events: each birth and each end is one."""
-
-    nbytes: int
-    device: str  # the type
-    born: int
-    phase: str  # in which it was made
-    kind: str = TEMPORARY
-    ended: float = float("inf")
-    end: weakref.ref | None = None  # keeps the callback at its end
-    operator: str = ""  # that made it
+PRODUCTS = ("aten.mm.default", "aten.addmm.default")  # what linear layers come down to
 
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """The most that was alive at a time in an update, in bytes."""
+    """What an update held, in bytes, and what it did."""
 
-    peak: int
+    peak: int  # the most at a time, on the device
     parts: dict[str, int]  # of the peak, by KINDS; they sum to it
     phase: str  # in which the peak was reached
-    host: int | None  # likewise on the host; None where the device is the host
-
-
-class TensorMemory(TorchDispatchMode):
-    """Follows every storage that operators make while it is entered, and those it was told of.
-
-    Set `phase` as the update goes on. `records` has every storage, in the order of births.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[Held] = []
-        self.alive: dict[int, Held] = {}  # by the storage's address, which a later one may get
-        self.live: Counter[str] = Counter()  # bytes, by device type
-        self.peaks: Counter[str] = Counter()
-        self.at: dict[str, int] = {}  # the event of each peak
-        self.now = 0
-        self._phase, self.begun = START, 0
-
-    @property
-    def phase(self) -> str:
-        return self._phase
-
-    @phase.setter
-    def phase(self, phase: str) -> None:
-        """What the forward pass made and has not given back is kept for the backward pass."""
-        if self._phase == FORWARD != phase:
-            for held in self.alive.values():
-                if held.born >= self.begun and held.kind == TEMPORARY:
-                    held.kind = ACTIVATION
-        self._phase, self.begun = phase, self.now
-
-    def know(self, kind: str, tensors: Iterable[torch.Tensor]) -> None:
-        """Say what tensors are for: of before, or, at any time, of those that were seen."""
-        for tensor in tensors:
-            if (held := self.meet(tensor)) is not None:
-                held.kind = kind
-
-    def meet(self, tensor: torch.Tensor) -> Held | None:
-        """A tensor that no operator made while this looked: it has been there all the time."""
-        if tensor.layout is not torch.strided:
-            return None
-        storage = tensor.untyped_storage()
-        if (held := self.alive.get(storage._cdata)) is not None:
-            return held
-        self.peaks[storage.device.type] += storage.nbytes()
-        return self.bear(storage, born=0, phase=START)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, torch.Tensor):
-                self.meet(leaf)
-        result = func(*args, **kwargs or {})
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor) and leaf.layout is torch.strided:
-                self.made(leaf.untyped_storage(), func)
-        return result
-
-    def made(self, storage: torch.UntypedStorage, func) -> None:
-        """A result: of a new storage, of one that is known, or of one that was resized."""
-        held = self.alive.get(storage._cdata)
-        if held is not None:
-            if held.nbytes == storage.nbytes():
-                return
-            self.end(storage._cdata)
-        self.now += 1
-        grown = self.bear(storage, born=self.now, phase=self.phase)
-        grown.kind = held.kind if held else TEMPORARY
-        grown.operator = str(func)
-
-    def bear(self, storage: torch.UntypedStorage, born: int, phase: str) -> Held:
-        key, device = storage._cdata, storage.device.type
-        held = Held(storage.nbytes(), device, born, phase)
-        held.end = weakref.ref(storage, partial(self.end, key))
-        self.records.append(held)
-        self.alive[key] = held
-        self.live[device] += held.nbytes
-        if self.live[device] > self.peaks[device]:
-            self.peaks[device], self.at[device] = self.live[device], self.now
-        return held
-
-    def end(self, key: int, *of_weakref) -> None:
-        held = self.alive.pop(key)
-        self.now += 1
-        held.ended = self.now
-        self.live[held.device] -= held.nbytes
-
-    def parts(self, device: str) -> dict[str, int]:
-        """The peak on a device type, by KINDS."""
-        at, found = self.at.get(device, 0), dict.fromkeys(KINDS, 0)
-        for held in self.records:
-            if held.device == device and held.born <= at < held.ended:
-                found[held.kind] += held.nbytes
-        return found
-
-    def phase_at_peak(self, device: str) -> str:
-        """The phase of what was made last before the peak."""
-        at = self.at.get(device, 0)
-        return next((held.phase for held in reversed(self.records) if held.born <= at), START)
+    host: int | None  # the most at a time on the host; None where the device is the host
+    before: dict[str, int]  # when the first forward pass began, by KINDS
+    gradients: int  # the most at a time
+    forwards: int  # passes through the objective
+    blocks: int  # passes through a block, those of the backward pass too
+    calls: Counter[str]  # of operators
+    products: frozenset[str]  # number formats of what linear layers gave
 
 
 def count_update(run: Run, update: Callable[[], object]) -> Counted:
@@ -161,18 +54,40 @@ def count_update(run: Run, update: Callable[[], object]) -> Counted:
     gc.collect()  # what only the collector can end would end at a random time
     collecting = gc.isenabled()
     gc.disable()
+    blocks = Counter()
+
+    def count_block(*of_hook) -> None:
+        blocks["passes"] += 1
+
+    hooks = [block.norm1.register_forward_hook(count_block) for block in run.inner.blocks]
     try:
         with followed(run) as memory:
             update()
     finally:
+        for hook in hooks:
+            hook.remove()
         if collecting:
             gc.enable()
-    device = run.device.type
+    return summed_up(memory, run.device.type, blocks["passes"])
+
+
+def summed_up(memory: TensorMemory, device: str, blocks: int) -> Counted:
+    begins = [event for event, phase in memory.phases if phase == FORWARD]
+    calls: Counter[str] = Counter()
+    for (operator, _), count in memory.calls.items():
+        calls[operator] += count
+    at = memory.at.get(device, 0)
     return Counted(
         peak=memory.peaks[device],
-        parts=memory.parts(device),
-        phase=memory.phase_at_peak(device),
+        parts=memory.parts(device, at),
+        phase=memory.phase_at(at),
         host=None if device == "cpu" else memory.peaks["cpu"],
+        before=memory.parts(device, begins[0] if begins else 0),
+        gradients=memory.most(device, GRADIENT),
+        forwards=len(begins),
+        blocks=blocks,
+        calls=calls,
+        products=frozenset(name for operator, name in memory.calls if operator in PRODUCTS),
     )
 
 
@@ -200,7 +115,7 @@ def followed(run: Run) -> Iterator[TensorMemory]:
         run.objective.register_forward_pre_hook(enter(FORWARD)),
         run.objective.register_forward_hook(enter(BACKWARD)),
         register_optimizer_step_pre_hook(before_update),
-        register_optimizer_step_post_hook(enter(BACKWARD)),
+        register_optimizer_step_post_hook(enter(BACKWARD)),  # of one parameter, perhaps
     )
     try:
         with memory:
@@ -208,7 +123,7 @@ def followed(run: Run) -> Iterator[TensorMemory]:
     finally:
         for hook in hooks:
             hook.remove()
-        memory.know(GRADIENT, gradients(parameters))  # of updates that were skipped, too
+        memory.know(GRADIENT, gradients(parameters))  # of an update that was skipped, too
         memory.know(OPTIMIZER, states(run.optimizer))
 
 
