@@ -7,7 +7,7 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch.optim.optimizer import (
@@ -42,8 +42,13 @@ class Counted:
     gradients: int  # the most at a time
     forwards: int  # passes through the objective
     blocks: int  # passes through a block, those of the backward pass too
-    calls: Counter[str]  # of operators
+    calls: dict[str, int]  # of operators
     products: frozenset[str]  # number formats of what linear layers gave
+
+    def to_json(self) -> dict:
+        """As records have it, without the operators' long list."""
+        values = asdict(self) | {"products": sorted(self.products)}
+        return {name: value for name, value in values.items() if name != "calls"}
 
 
 def count_update(run: Run, update: Callable[[], object]) -> Counted:
@@ -86,7 +91,7 @@ def summed_up(memory: TensorMemory, device: str, blocks: int) -> Counted:
         gradients=memory.most(device, GRADIENT),
         forwards=len(begins),
         blocks=blocks,
-        calls=calls,
+        calls=dict(calls),
         products=frozenset(name for operator, name in memory.calls if operator in PRODUCTS),
     )
 
