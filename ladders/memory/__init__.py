@@ -23,32 +23,26 @@ from ladders.memory import (
 from steps import LADDER as STEPS
 from steps.step07_flash_attention import FlashAttention
 
-# of the steps: no mask is stored, layers keep what they must, scores (T, T) are not written out.
-# Without them attention's scores would hide what the rungs here save
-UNDER = (1, 6, 7)
+# of the steps: no mask is stored, layers keep no more than they must, and attention's scores (T, T)
+# are not written out, beside which the savings here would hardly show
+AT_THE_FOOT = (1, 6, 7)
 
 
 def foot(recipe: Recipe, device) -> Recipe:
-    """float32, all windows at once, gradients zeroed instead of freed, over the steps of UNDER.
+    """float32, all windows at once, gradients zeroed instead of freed, over the steps of AT_THE_FOOT.
 
     Step 7 wants 16 bits on CUDA, for the kernel that it names. There another kernel, which does
     not write out the scores either, does attention in float32.
     """
-    recipe = STEPS.compose(recipe, STEPS.applicable(UNDER, recipe, device))
+    recipe = STEPS.compose(recipe, STEPS.applicable(AT_THE_FOOT, recipe, device))
     attention = FlashAttention if device.type == "cuda" else recipe.attention
     return replace(recipe, keep_gradients=True, attention=attention)
-
-
-def under(recipe: Recipe, device) -> list[str]:
-    """The steps that are in the foot, by name: each is proven to be in effect at every rung."""
-    return [f"{STEPS.name} {number}" for number in STEPS.applicable(UNDER, recipe, device)]
 
 
 LADDER = Ladder(
     name="ladders.memory",
     workload=MEMORY,
     foot=foot,
-    under=under,
     start="float32, 8 at once",
     note="peak MiB: counted tensors of one update; operators' own scratch space is not counted",
     modules=(
