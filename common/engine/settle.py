@@ -96,10 +96,10 @@ def race(
 ) -> tuple[dict[str, float | None], dict[str, Outcome]]:
     """Rates of those that passed the rung's probe and the equivalence check, and the others.
 
-    `twice`, for CPUs, where the headline is timed: the second time in the opposite order, and the better rate counts: what else
-    the machine does makes a window slower, never faster. An accelerator has no neighbours, and a
-    process there compiles for half a minute: once. Who has passed is not checked again, and who is
-    out, unless for a disturbance, is not tried again.
+    `twice`, for CPUs, unless the headline is counted: the second time in the opposite order, and
+    the better rate counts: what else the machine does makes a window slower, never faster. An
+    accelerator has no neighbours, and a process there compiles for half a minute: once. Who has
+    passed is not checked again, and who is out, unless for a disturbance, is not tried again.
     """
     tried: dict[str, float | None] = dict.fromkeys(candidates)
     out: dict[str, Outcome] = {}

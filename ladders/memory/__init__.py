@@ -29,7 +29,7 @@ AT_THE_FOOT = (1, 6, 7)
 
 
 def foot(recipe: Recipe, device) -> Recipe:
-    """float32, all windows at once, gradients zeroed instead of freed, over the steps of AT_THE_FOOT.
+    """float32, all windows at once, gradients zeroed instead of freed, with steps AT_THE_FOOT.
 
     Step 7 wants 16 bits on CUDA, for the kernel that it names. There another kernel, which does
     not write out the scores either, does attention in float32.

@@ -4,8 +4,8 @@ Changes: products in float16, beside rungs 7 and 8. The loss is multiplied by a 
 gradients are divided by it again, and an update whose gradients are no numbers is skipped.
 Why smaller: as rung 7, on GPUs without bfloat16 (V100, T4).
 Cost: skipped steps, which are steps that trained nothing; the host waits for the verdict.
-When not: where bfloat16 is there: its range needs no factor. Scale, unscale, clip, step, update: a
-norm that is clipped before gradients are unscaled is the factor's.
+When not: on CPUs, which multiply float16 far slower than float32, and where bfloat16 is there: its
+range needs no factor. The order is scale, unscale, clip, step, update.
 Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740; torch.amp.GradScaler.
 Expected: as rung 7 for memory.
 """
@@ -26,7 +26,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 
 def applies(device, recipe: Recipe) -> str | None:
     if device.type not in ("cuda", "xpu"):
-        return f"float16 and a scaler are for CUDA and Intel GPUs; this is {device.type}"
+        return f"float16 products are for CUDA and Intel GPUs; this is {device.type}"
     return None
 
 

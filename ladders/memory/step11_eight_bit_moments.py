@@ -3,8 +3,8 @@
 Changes: AdamW's two moments take a byte an element, and 4 bytes for the scale of each 256.
 Why smaller: 2.03 bytes a parameter, where bfloat16 moments take 4 and float32 ones 8.
 Cost: they are taken apart and put together in every update; 8 bits of them. Look at the held-out
-loss. bitsandbytes issue 22 saw no difference in memory: the moments were a small part of it.
-When not: if activations are what does not fit.
+loss.
+When not: if activations are what does not fit (bitsandbytes issue 22: "no difference seen").
 Source: Dettmers et al. 2022, 8-bit Optimizers via Block-wise Quantization, arXiv:2110.02861.
 Expected: nearly 2 bytes a parameter here, 6 over float32 moments.
 """

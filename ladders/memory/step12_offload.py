@@ -4,7 +4,7 @@ Changes: what the forward pass keeps for the backward pass is copied to page-loc
 host, and back when it is needed. Of checkpointed blocks that is their inputs.
 Why smaller: the device holds them no more. The host does: its bytes are counted beside.
 Cost: two copies over the bus, each of which the device waits for.
-When not: on a CPU, which is the host. Rather recompute where the bus is slow.
+When not: on a CPU or an Apple GPU, whose memory is the host's. Where the bus is slow, recompute.
 Source: torch.autograd.graph.save_on_cpu; Rhu et al. 2016, vDNN, arXiv:1602.08124.
 Expected: one tensor of the model's width for each block.
 """
@@ -29,7 +29,8 @@ class OnHost(save_on_cpu):
 
 
 def applies(device, recipe: Recipe) -> str | None:
-    return "a CPU's memory is the host's" if device.type == "cpu" else None
+    whose = {"cpu": "a CPU's", "mps": "an Apple GPU's"}.get(device.type)
+    return f"{whose} memory is the host's" if whose else None
 
 
 def in_effect(run: Run) -> str:
