@@ -123,7 +123,7 @@ class TensorMemory(TorchDispatchMode):
     def end(self, key: int, *of_reference) -> None:
         held = self.alive.pop(key)
         self.now += 1
-        held.ended = self.now
+        held.ended, held.reference = self.now, None  # a resized one must not end twice
         self.live[held.device] -= held.nbytes
 
     def parts(self, device: str, at: int) -> dict[str, int]:
