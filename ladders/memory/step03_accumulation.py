@@ -27,7 +27,7 @@ def applies(device, recipe: Recipe) -> str | None:
 
 
 def in_effect(run: Run) -> str:
-    if run.counted.forwards != run.recipe.accumulation:
+    if run.counted.forwards != PARTS:
         raise NotInEffect(f"{run.counted.forwards} forward passes in an update")
     return f"{run.counted.forwards} parts"
 
