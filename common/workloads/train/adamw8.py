@@ -3,7 +3,7 @@
 import torch
 
 BLOCK = 256  # elements that share a scale, a float32
-PIECE = 2**18  # elements that are updated at a time: what they need for it is small
+PIECE = 2**17  # elements that are updated at a time: 5 MiB of temporaries
 # A code's value is its share of the highest code, to a power, of the block's largest element: codes
 # are dense near 0. The second moment's least is 2e-10 of the largest, so that hardly any is 0.
 FIRST, SECOND = (127, 2), (255, 4)  # highest code, power
