@@ -38,8 +38,4 @@ class Metric:
     def text(self, value: float | None, missing: str = "n/a") -> str:
         """A value for people."""
         absent = value is None or value != value  # NaN
-        return missing if absent else format(self.in_unit(value), self.form)
-
-    def in_unit(self, value: float) -> float:
-        """In the unit of its title."""
-        return value / self.scale
+        return missing if absent else format(value / self.scale, self.form)

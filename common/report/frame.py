@@ -1,6 +1,7 @@
 """From records to the table of a ladder: one row per rung, a column per metric."""
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import pandas as pd
@@ -93,6 +94,16 @@ def _row(records: list[dict], workload: Workload) -> dict:
             values = [value for value in map(metric.of, good) if value is not None]
             row[metric.name] = OVER[metric.over](values) if values else None
     return row
+
+
+def in_units(frame: pd.DataFrame, workload: Workload) -> tuple[pd.DataFrame, Workload]:
+    """The figures in the units of their titles, and the workload that shows them so: to be drawn."""
+    frame = frame.copy()
+    for metric in workload.metrics:
+        drawn = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
+        for column in filter(frame.columns.__contains__, drawn if metric.scale != 1 else ()):
+            frame[column] = frame[column].astype(float) / metric.scale
+    return frame, replace(workload, metrics=tuple(replace(m, scale=1.0) for m in workload.metrics))
 
 
 def to_csv(frame: pd.DataFrame) -> str:
