@@ -97,7 +97,7 @@ def _row(records: list[dict], workload: Workload) -> dict:
 
 
 def in_units(frame: pd.DataFrame, workload: Workload) -> tuple[pd.DataFrame, Workload]:
-    """The figures in the units of their titles, and the workload that shows them so: to be drawn."""
+    """Figures in the units of their titles, for pictures, and the workload that reads them so."""
     frame = frame.copy()
     for metric in workload.metrics:
         drawn = (metric.name, f"{metric.name}_low", f"{metric.name}_high")

@@ -1,11 +1,11 @@
 """3. Gradient accumulation.
 
-Changes: the batch is cut into 8 parts, one after the other, whose gradients add up to one update.
+Changes: the batch is cut into 8 parts, one after the other, whose gradients add up to one update. A
+part weighs as many tokens as it counts. Clipping and schedules work once an update.
 Why smaller: activations and logits are those of one part.
-Cost: smaller products, which a GPU may not fill; gradients wait from one part to the next.
-When not: if the batch fits. A part weighs as many tokens as it counts: a plain mean over parts of
-unequal length is another loss. Clip, schedule, and step once for an update, not for a part.
-Source: huggingface/transformers issue 34191 (the mean over parts of unequal length).
+Cost: smaller products, which may not fill a GPU; gradients wait from one part to the next.
+When not: if the batch fits.
+Source: huggingface/transformers issue 34191 (the mistake to average over parts of unequal length).
 Expected: an eighth of activations and logits.
 """
 

@@ -58,7 +58,7 @@ def applies(device, recipe: Recipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not isinstance(run.objective, ChunkedLoss):
         raise NotInEffect(f"the objective is {type(run.objective).__name__}")
-    chunks = run.counted.calls["aten.nll_loss_forward.default"] / 2 / run.counted.forwards
+    chunks = run.counted.calls.get("aten.nll_loss_forward.default", 0) / 2 / run.counted.forwards
     if chunks < CHUNKS:
         raise NotInEffect(f"{chunks:g} chunk(s) of a part, each twice")
     return f"{chunks:g} chunks"
