@@ -86,7 +86,7 @@ WHY_NOT = {
     "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
     "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
     "y": ("one device", "the presets are for one"),
-    "z": ("float16 products", "torch.amp.GradScaler; on CPUs they are slow: tests/test_memory.py"),
+    "z": ("float16 products", "torch.amp.GradScaler; slower than float32's on CPUs: LOG.md"),
     "A": ("is the host's", "memory's rung 12; Apple, Metal: GPUs share the memory of the system"),
 }
 

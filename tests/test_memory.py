@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
-from torch.nn import functional as F
 
 from common.accelerator.device import describe
 from common.cli import run as command
@@ -361,18 +360,6 @@ def test_the_codes_of_eight_bits():
     ]).mean(dim=0)  # fmt: skip
     large = squares.flatten() > 0.01
     assert ((mean / squares.flatten())[large] - 1).abs().max() < 0.02  # rounding has the right mean
-
-
-def test_products_of_float16_are_slow_on_a_cpu():
-    """Why rung 9 does not apply there; where this fails it may."""
-    x = torch.randn(256, 256)
-    seconds = {}
-    for dtype in (torch.float32, torch.float16):
-        one = x.to(dtype)
-        F.linear(one, one)
-        timer = torch.utils.benchmark.Timer("F.linear(x, x)", globals={"F": F, "x": one})
-        seconds[dtype] = timer.timeit(10).median
-    assert seconds[torch.float16] > 2 * seconds[torch.float32]
 
 
 # -- rungs --
