@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.nn import functional as F
 
 from common.accelerator.device import describe
 from common.cli import run as command
@@ -17,6 +18,7 @@ from common.workloads.parallel.inspect import peak_within
 from common.workloads.train import update as updates
 from common.workloads.train.adamw8 import BLOCK, FIRST, SECOND, AdamW8, decoded, encoded
 from common.workloads.train.build import build, seed_dropout, train_step
+from common.workloads.train.chunked_loss import ChunkedLoss, HeadLoss
 from common.workloads.train.equivalence import check
 from common.workloads.train.held import KINDS, TensorMemory
 from common.workloads.train.memory import MEMORY, WINDOWS, MemorySession
@@ -26,7 +28,6 @@ from common.workloads.train.settings import Settings
 from common.workloads.train.tensor_memory import count_update, states
 from common.workloads.train.update_check import answers_of_update, given, of_unequal_length
 from ladders.memory import LADDER, foot, step12_offload
-from ladders.memory.step04_chunked_loss import ChunkedLoss
 from ladders.memory.step05_checkpointing import CheckpointedBlock
 from ladders.memory.step06_selective_checkpointing import KeepsAttention, KeepsProducts
 from tests.conftest import PROJECT, SMALL, run
@@ -251,6 +252,21 @@ def test_windows_of_unequal_length_weigh_by_their_tokens():
     for objective in (LogitsLoss, ChunkedLoss):
         parts = gradients(replace(FOOT, accumulation=8, objective=objective, loss_rows=5), ids)
         assert apart(whole, parts) < 2e-5
+
+
+@pytest.mark.parametrize("rows", [1, 5, 32, 100])
+def test_the_chunked_loss_is_cross_entropy(rows):
+    """In float64, whatever the chunk, with a target that is not counted."""
+    generator = torch.Generator().manual_seed(0)
+    draw = {"generator": generator, "dtype": torch.float64, "requires_grad": True}
+    hidden, weight = torch.randn(32, 8, **draw), torch.randn(50, 8, **draw)
+    targets = torch.randint(50, (32,), generator=generator).index_fill(0, torch.tensor([7]), -100)
+    wanted = F.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    found = HeadLoss.apply(hidden, weight, targets, rows)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-12)
+    each = (torch.autograd.grad(2.5 * loss, (hidden, weight)) for loss in (wanted, found))
+    for a, b in zip(*each, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("block", [CheckpointedBlock, KeepsAttention, KeepsProducts])
