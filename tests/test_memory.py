@@ -513,4 +513,5 @@ def test_every_rung_has_the_same_tokens(preset):
     plan, _ = command.make_plan(*command.parse(line))
     assert plan.baseline.batch_size == WINDOWS != baseline(preset).batch_size
     assert plan.turns is None
+    assert plan.settings.steps == 3
     assert MEMORY.headline.name == "peak_tensor_bytes"

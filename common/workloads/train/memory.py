@@ -21,6 +21,9 @@ from common.workloads.train.tensor_memory import count_update
 from common.workloads.train.workload import Training
 
 MIB = 2**20
+STEPS_ON_CPU = (
+    3  # timed, by default: the headline is counted, and a step of 8 windows is long there
+)
 WINDOWS = 8  # in an update, at every rung, whatever the preset trains on at a time
 
 
@@ -53,10 +56,13 @@ class Memory(Training):
         """As many windows at every preset; the held-out loss is always asked for."""
         windows = options.batch_size or WINDOWS
         planned = super().plan(Namespace(**vars(options) | {"batch_size": windows}))
+        steps, on_cpu = planned.settings.steps, planned.device.type == "cpu"
+        if on_cpu and options.steps is None:
+            steps = min(steps, STEPS_ON_CPU)
         return replace(
             planned,
             recipe=replace(planned.recipe, clip_norm=options.clip_norm),
-            settings=replace(planned.settings, validate=True),
+            settings=replace(planned.settings, validate=True, steps=steps),
         )
 
     def check(
