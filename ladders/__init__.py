@@ -6,7 +6,12 @@ from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.workload import Workload
 
-LADDERS = {"steps": "steps", "parallel": "ladders.parallel", "beyond": "ladders.beyond"}
+LADDERS = {
+    "steps": "steps",
+    "parallel": "ladders.parallel",
+    "beyond": "ladders.beyond",
+    "memory": "ladders.memory",
+}
 
 
 def load(name: str) -> Ladder:

@@ -11,16 +11,18 @@ from torch.overrides import TorchFunctionMode
 
 from common.gpt.model import GELU, LayerNorm, StoredMask
 from common.gpt.shape import Shape
+from common.workloads.train.adamw8 import BLOCK
 from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
+from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
-PARTS = ("Changes", r"Why(?: faster)?", "Cost", "When not", "Source")
+PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
 
 
@@ -30,7 +32,7 @@ def test_a_lesson_has_all_its_parts_in_order(name):
     title, blank, *lines = lesson.splitlines()
     assert re.fullmatch(r"\d+\. \S.*\.", title)
     assert blank == ""
-    parts = PARTS + ("Expected",) * (RUNGS[name] in BEYOND.rungs)
+    parts = PARTS + ("Expected",) * (RUNGS[name] in (*BEYOND.rungs, *MEMORY.rungs))
     starts = [re.findall(rf"(?m)^{part}: (?=\S)", lesson) for part in parts]
     assert [len(found) for found in starts] == [1] * len(parts), parts
     places = [lesson.index(f"\n{found[0]}") for found in starts]
@@ -121,6 +123,16 @@ def chunked_head():
     return f"float32 logits take {round(row.nbytes, -4) // 1000} KB per token"
 
 
+def chunked_loss():
+    token = 4 * GPT2.vocab_size
+    kept = 16 * 4 * GPT2.emb_dim  # of a token in a block, see test_memory's formula
+    return f"{token / 1000:.0f} KB per token for GPT-2, as much as {token / kept:.0f} blocks keep"
+
+
+def eight_bit_moments():
+    return f"{2 * (1 + 4 / BLOCK):.2f} bytes a parameter", f"the scale of each {BLOCK}"
+
+
 def float8():
     e4m3, e5m2 = mantissa_bits(E4M3), mantissa_bits(E5M2)
     assert torch.finfo(E5M2).max > torch.finfo(E4M3).max
@@ -136,6 +148,8 @@ FIGURES = {
     "steps.step09_vocab_padding": vocab_padding,
     "ladders.beyond.step03_chunked_head": chunked_head,
     "ladders.beyond.step11_float8": float8,
+    "ladders.memory.step04_chunked_loss": chunked_loss,
+    "ladders.memory.step11_eight_bit_moments": eight_bit_moments,
 }
 
 

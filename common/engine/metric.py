@@ -25,6 +25,7 @@ class Metric:
     noise: str = ROUNDS  # what repeats it: ROUNDS, SEEDS; EXACT: counted, any difference counts
     words: tuple[str, str] = ("faster", "slower")  # for better and for worse
     form: str = ",.0f"  # as Python formats it
+    scale: float = 1.0  # what people see is divided by it: a column of bytes, a title with MiB
     shown: str = PAGE  # BRIEF: also in the terminal, README, and the picture; CSV: only there
     titles: Mapping[str, str] = field(default_factory=dict)  # by device type, where they differ
     stack: str = ""  # metrics of one stack are drawn as one stacked bar with this title
@@ -36,4 +37,5 @@ class Metric:
 
     def text(self, value: float | None, missing: str = "n/a") -> str:
         """A value for people."""
-        return missing if value is None or value != value else format(value, self.form)  # NaN
+        absent = value is None or value != value  # NaN
+        return missing if absent else format(value / self.scale, self.form)

@@ -11,6 +11,7 @@ from typing import Any
 
 from common.engine.contract import IN_WORDS
 from common.engine.job import Against, Job
+from common.engine.metric import EXACT, LOWER, Metric
 from common.engine.plan import Plan
 from common.engine.process import Outcome
 from common.engine.session import Settings
@@ -77,12 +78,13 @@ def settle(recipe, candidates: dict[str, Any], trials: Trials, plan: Plan) -> Se
         closed = {
             label: workload.closed_as(found, plan.baseline) for label, found in candidates.items()
         }
-        tried, failed = race(closed, trials, twice=plan.device.type == "cpu")
+        timed = workload.headline.noise != EXACT
+        tried, failed = race(closed, trials, twice=timed and plan.device.type == "cpu")
         refused = {label: outcome.told() for label, outcome in failed.items()}
         if not any(tried.values()):
             raise none_passed(failed, trials, tried, refused)
         recipe = candidates[best(tried)]
-        notes.append(in_words(tried, failed))
+        notes.append(in_words(tried, failed, workload.headline))
     if workload.is_open(recipe):
         recipe, note = workload.close(recipe, plan, trials)
         notes.append(note)
@@ -94,10 +96,10 @@ def race(
 ) -> tuple[dict[str, float | None], dict[str, Outcome]]:
     """Rates of those that passed the rung's probe and the equivalence check, and the others.
 
-    `twice`, for CPUs: the second time in the opposite order, and the better rate counts: what else
-    the machine does makes a window slower, never faster. An accelerator has no neighbours, and a
-    process there compiles for half a minute: once. Who has passed is not checked again, and who is
-    out, unless for a disturbance, is not tried again.
+    `twice`, for CPUs, unless the headline is counted: the second time in the opposite order, and
+    the better rate counts: what else the machine does makes a window slower, never faster. An
+    accelerator has no neighbours, and a process there compiles for half a minute: once. Who has
+    passed is not checked again, and who is out, unless for a disturbance, is not tried again.
     """
     tried: dict[str, float | None] = dict.fromkeys(candidates)
     out: dict[str, Outcome] = {}
@@ -120,9 +122,9 @@ def best(tried: dict[str, float | None]) -> str:
     return next(label for label, rate in tried.items() if (rate or 0.0) >= enough)
 
 
-def in_words(tried: dict[str, float | None], failed: dict[str, Outcome]) -> str:
+def in_words(tried: dict[str, float | None], failed: dict[str, Outcome], headline: Metric) -> str:
     return "tried: " + ", ".join(
-        f"{label} {rate:,.0f}"
+        f"{label} {headline.text(1 / rate if headline.better == LOWER else rate)}"
         if rate
         else f"{label} {IN_WORDS.get(failed[label].status, failed[label].status)}"
         for label, rate in tried.items()

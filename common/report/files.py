@@ -9,7 +9,7 @@ from common.engine.plan import ALONE, WITHOUT
 from common.engine.records import write_atomically
 from common.engine.workload import Writer
 from common.report.attribution import attribution_markdown, to_attribution
-from common.report.frame import to_csv, to_frame
+from common.report.frame import in_units, to_csv, to_frame
 from common.report.tables import to_markdown
 
 
@@ -37,13 +37,14 @@ def write_results(
 def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]]:
     """By kind: a file's name, and what writes it to a path."""
     workload, frame = ladder.workload, to_frame(records, ladder.workload)
+    drawn, shown = in_units(frame, workload)
     found = {
         "csv": ("ladder.csv", text_writer(lambda: to_csv(frame))),
         "md": (
             "ladder.md",
             text_writer(lambda: to_markdown(records, workload, ladder.published())),
         ),
-        "png": ("ladder.png", lambda path: pictures().plot_ladder(frame, records, workload, path)),
+        "png": ("ladder.png", lambda path: pictures().plot_ladder(drawn, records, shown, path)),
     }
     if any(record["series"] in (ALONE, WITHOUT) for record in records):
         gains, title = to_attribution(records, workload), workload.describe(records)

@@ -1,6 +1,7 @@
 """From records to the table of a ladder: one row per rung, a column per metric."""
 
 import math
+from dataclasses import replace
 from statistics import median
 
 import pandas as pd
@@ -47,8 +48,11 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
     for number, of_rung in rungs.items():
         row = _row(of_rung, workload)
         if number in levels:
-            row[headline.name] = math.exp(median(part.value for part in levels[number]))
-            row |= {} if counted else _bounds(headline.name, rates[number])
+            if counted:  # a logarithm would lose a count's last digits
+                row[headline.name] = median(map(headline.of, _good(of_rung)))
+            else:
+                row[headline.name] = math.exp(median(part.value for part in levels[number]))
+                row |= _bounds(headline.name, rates[number])
         if number in found:
             row["x_prev"] = math.exp(found[number].value)
             row |= {} if counted else _bounds("x_prev", found[number])
@@ -70,9 +74,13 @@ def _bounds(name: str, found: stats.Estimate) -> dict[str, float]:
     return {f"{name}_low": math.exp(found.low), f"{name}_high": math.exp(found.high)}
 
 
+def _good(records: list[dict]) -> list[dict]:
+    return [record for record in records if record["status"] == "ok"]
+
+
 def _row(records: list[dict], workload: Workload) -> dict:
     """What needs no other rung: from all rounds of one."""
-    good = [record for record in records if record["status"] == "ok"]
+    good = _good(records)
     told = good[0] if good else records[-1]
     row = {key: told[key] for key in (*ABOUT, "numerics", "note")}
     row |= {"rounds": len(good), "base": told.get("base")}
@@ -88,5 +96,20 @@ def _row(records: list[dict], workload: Workload) -> dict:
     return row
 
 
+def in_units(frame: pd.DataFrame, workload: Workload) -> tuple[pd.DataFrame, Workload]:
+    """Figures in the units of their titles, for pictures, and the workload that reads them so."""
+    frame = frame.copy()
+    for metric in workload.metrics:
+        drawn = (metric.name, f"{metric.name}_low", f"{metric.name}_high")
+        for column in filter(frame.columns.__contains__, drawn if metric.scale != 1 else ()):
+            frame[column] = frame[column].astype(float) / metric.scale
+    return frame, replace(workload, metrics=tuple(replace(m, scale=1.0) for m in workload.metrics))
+
+
 def to_csv(frame: pd.DataFrame) -> str:
-    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    """Whole numbers in full, however large; others to six digits."""
+    numbers = frame.select_dtypes("float")
+    whole = numbers.columns[(numbers.isna() | (numbers % 1 == 0)).all()]
+    return frame.astype(dict.fromkeys(whole, "Int64")).to_csv(
+        index=False, float_format="%.6g", lineterminator="\n"
+    )

@@ -66,13 +66,15 @@ def to_text(frame: pd.DataFrame, workload: Workload) -> str:
     """The table for a terminal, at most 80 columns wide."""
     headline, brief = workload.headline, workload.shown(BRIEF)
     head = f"{headline.title:>8}{'':>6}{'x prev':>7}{'x base':>7}"
-    head += "".join(f"{unit(metric.title):>6}" for metric in brief)
+    texts = [[metric.text(value, "") for value in frame[metric.name]] for metric in brief]
+    widths = [max(6, *(len(text) + 1 for text in column)) for column in texts]
+    head += "".join(f"{unit(m.title):>{width}}" for m, width in zip(brief, widths, strict=True))
     lines = [f"{'':>2} {'rung':<25}{head} in effect"]
-    for row in frame.to_dict("records"):
+    for place, row in enumerate(frame.to_dict("records")):
         if row["status"] != "ok":
             lines.append(refusal_line(row))
             continue
-        figures = "".join(f"{metric.text(row[metric.name], ''):>6}" for metric in brief)
+        figures = "".join(f"{t[place]:>{w}}" for t, w in zip(texts, widths, strict=True))
         lines.append(
             f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row[headline.name]):>8}"
             f"{spread(row, headline.name):>6}{gain(row['x_prev'], row['verdict']):>7}"

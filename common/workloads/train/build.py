@@ -4,6 +4,7 @@ import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from common.gpt.model import GPT
 from common.gpt.shape import Shape
 from common.gpt.weights import PADDED
 from common.workloads.train.recipe import Recipe
+from common.workloads.train.update import InBackward, Update
 
 SEED = 123
 SEED_STRIDE = 1_000_003  # more than there are replicas
@@ -28,11 +30,13 @@ class Run:
     model: nn.Module
     objective: nn.Module  # the model and its loss
     optimizer: torch.optim.Optimizer
+    update: Update
     batch: tuple[torch.Tensor, ...] = ()  # the last one, on the host, as the loader gave it
     operators: frozenset[str] = frozenset()  # that ran in one profiled step
     skipped: int = 0  # steps that a loss scaler found not fit for an update
     graphs: int = 0  # compiled
     graph_breaks: int = 0
+    counted: object | None = None  # what an update held: tensor_memory.Counted, where it is counted
 
     @property
     def inner(self) -> GPT:
@@ -60,14 +64,16 @@ def build(
     objective = recipe.objective(model, recipe)
     if recipe.compile:  # in place: state_dict keys do not gain a prefix
         (objective if recipe.loss_in_graph else model).compile(mode=recipe.compile_mode)
-    optimizer = recipe.optimizer(
+    update = Update(recipe, device)
+    kind = partial(InBackward, recipe.optimizer) if recipe.in_backward else recipe.optimizer
+    optimizer = kind(
         parameter_groups(model),
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
         fused=recipe.fused_optimizer or None,
     )
-    return Run(recipe, shape, device, model, objective, optimizer)
+    return Run(recipe, shape, device, model, objective, optimizer, update)
 
 
 def seed_dropout(replica: int, steps: int = 0) -> None:
@@ -121,11 +127,10 @@ def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
 
     The loss stays on the device: reading it here would wait for the device at every step.
     """
-    run.optimizer.zero_grad()
-    loss = run.objective(inputs, targets)
-    loss.backward()
-    run.optimizer.step()
-    return loss.detach().clone()  # a CUDA graph would write the next one over it
+    run.optimizer.zero_grad(set_to_none=not run.recipe.keep_gradients)
+    loss = run.update.gradients(run.objective, inputs, targets)
+    run.skipped += not run.update.apply(run.optimizer, run.model.parameters())
+    return loss
 
 
 @torch.no_grad()

@@ -29,14 +29,16 @@ BATCH_SIZE = 2
 # The worst relative error of a gradient that a format may make, whatever a rung declares:
 # about ten times what two layers showed when the rungs were right (7e-4 in TF32 and 1.1e-2 in
 # bfloat16 on an H200), and far under what a missing scale, mask, or shortcut makes of them.
-LIMITS = {"float32": 2e-5, "tf32": 1e-2, "bfloat16": 1e-1, "float8": 3e-1}
+LIMITS = {"float32": 2e-5, "tf32": 1e-2, "float16": 1e-2, "bfloat16": 1e-1, "float8": 3e-1}
 # How many times the error of the rung below a rung that only rounds may show. Over 12 seeds each,
 # the rungs of steps and beyond showed at most 2.2 times it on a CPU (step 6, whose native LayerNorm
 # sums its gradients in bfloat16 there); a LayerNorm that is 2 % too large showed 8.5 times it.
 FACTOR = 4.0
 # From 1 to the next number of the format, torch.finfo(...).eps. The loss is one number, which the
 # rung below may hit by luck: 3e-6 in bfloat16, where the next rung was right and off by 8e-5.
-SPACING = {"float32": 2**-23, "tf32": 2**-10, "bfloat16": 2**-7, "float8": 2**-3}
+SPACING = {
+    **{"float32": 2**-23, "tf32": 2**-10, "float16": 2**-10, "bfloat16": 2**-7, "float8": 2**-3}
+}
 # Of all gradients' norm: what is smaller is compared with that. The least here is 4e-3.
 FAINT = 1e-3
 
@@ -68,12 +70,20 @@ class Allowed:
 
 
 def check(
-    recipe: Recipe, below: Recipe, baseline: Recipe, claim: Numerics, device: torch.device
+    recipe: Recipe,
+    below: Recipe,
+    baseline: Recipe,
+    claim: Numerics,
+    device: torch.device,
+    how: Callable | None = None,
 ) -> GradientCheck:
-    """Raises NotEquivalent if the recipe is not what its rung declares to be."""
+    """Raises NotEquivalent if the recipe is not what its rung declares to be.
+
+    `how`: what gives a recipe's answers; by default `answers`.
+    """
     exact = device if device.type != "mps" else torch.device("cpu")  # Metal has no float64
     own_loss = any(map(has_own_loss, (recipe, below, baseline)))  # then all: like with like
-    ask = partial(answers, shape=UNPADDED if own_loss else SHAPE, own_loss=own_loss)
+    ask = partial(how or answers, shape=UNPADDED if own_loss else SHAPE, own_loss=own_loss)
     reference = ask(replace(baseline, dtype=torch.float64, compile=False), exact)
     allowed = by_format(recipe)
     if claim is Numerics.EXACT:
@@ -102,6 +112,7 @@ def check_in_float32(
     if (recipe.dtype, recipe.format) == (torch.float32, "float32"):
         return False
     plain = {"dtype": torch.float32, "matmul_precision": "highest", "compile": False}
+    plain |= {"autocast": None, "loss_scaling": False}
     recipe = replace(recipe, **plain)
     try:
         beneath, own = ask(replace(below, **plain), device), ask(recipe, device)

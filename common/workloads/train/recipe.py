@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from common.gpt.model import GELU, Block, CausalAttention, LayerNorm, Linear, LogitsLoss, StoredMask
+from common.workloads.train.update import OnDevice
 
 OURS = ("common.gpt", "common.workloads", "steps", "ladders")  # where a recipe's parts may be
 LARGEST = "largest"  # batch_size: double until memory ends (largest_batch.py)
@@ -43,6 +44,14 @@ class Recipe:
     learning_rate: float = 5e-4  # AdamW, constant
     weight_decay: float = 0.1  # AdamW, on all parameters
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
+    keep_gradients: bool = False  # between updates, as zeros
+    accumulation: int = 1  # parts of a batch, one after the other, whose gradients add up
+    autocast: torch.dtype | None = None  # of products and what torch.autocast converts for them
+    loss_scaling: bool = False  # torch.amp's, for gradients too small for float16
+    clip_norm: float = 0.0  # the most that the gradients' norm may be; 0: whatever it is
+    in_backward: bool = False  # update each parameter as soon as its gradient is there
+    kept: type = OnDevice  # context of the forward pass: where what it keeps for backward lies
+    collect_garbage: bool = False  # and give unused memory back, at every update
     devices: int = 1  # that a step may use; only rungs that start several processes read it
     environment: tuple[str, ...] = ()  # NAME=VALUE, set before the process starts
 
@@ -56,6 +65,8 @@ class Recipe:
         """The number format of the matrix products: "float32", "tf32", "bfloat16", ..."""
         if self.linear.format:
             return self.linear.format
+        if self.autocast:
+            return str(self.autocast).removeprefix("torch.")
         allows_tf32 = self.dtype is torch.float32 and self.matmul_precision == "high"
         return "tf32" if allows_tf32 else str(self.dtype).removeprefix("torch.")
 

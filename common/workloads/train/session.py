@@ -54,8 +54,10 @@ class TrainSession(Session):
     def make_batches(self):
         return iter(make_loader(self.windows, self.recipe, self.order))
 
-    def count_update(self, *of_hook) -> None:
-        self.updates += 1
+    def count_update(self, optimizer: torch.optim.Optimizer, *of_hook) -> None:
+        """A fused kernel is called in a step that a scaler skips, too, and told so."""
+        skips = getattr(optimizer, "found_inf", None)
+        self.updates += skips is None or not skips.item()
 
     @property
     def probed(self) -> Run:
