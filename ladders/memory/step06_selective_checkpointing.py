@@ -3,7 +3,7 @@
 Changes: what costs most to make again is kept: results of attention, or of matrix products, too.
 Why smaller: it is not; it buys back a part of rung 5's time with the fewest bytes. Attention's
 result is 1 of a block's 16 tensors, and the work for it grows with the square of the context.
-Cost: those bytes in every block.
+Cost: those bytes in every block, so that the rungs above stand on rung 5.
 When not: if memory is all that counts, or if torch.compile chooses what to keep (it hardly saves
 then: pytorch issue 161889).
 Source: torch.utils.checkpoint.create_selective_checkpoint_contexts; torchtitan, selective AC.

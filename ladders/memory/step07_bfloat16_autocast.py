@@ -1,7 +1,7 @@
 """7. bfloat16 autocast.
 
 Changes: matrix products, and what torch.autocast lists with them, run in bfloat16. Weights and
-moments stay float32.
+moments stay float32. It stands on rung 5.
 Why smaller: activations between products take 2 bytes. Norms and the loss stay float32, and while
 a forward and backward pass lasts there is a bfloat16 copy of every weight: 2 bytes a parameter.
 Cost: 8 bits of mantissa in products; the copies, which a small batch may not make up for.
@@ -19,6 +19,7 @@ from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
 from steps import step05_bfloat16
 
+BASE = 5
 CHANGES = ("autocast",)
 NUMERICS = Numerics.LOWER_PRECISION
 

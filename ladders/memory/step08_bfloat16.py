@@ -1,6 +1,6 @@
 """8. bfloat16 throughout.
 
-Changes: weights, gradients, moments, and activations are bfloat16 (step 5). It stands on rung 6,
+Changes: weights, gradients, moments, and activations are bfloat16 (step 5). It stands on rung 5,
 beside autocast.
 Why smaller: 8 bytes a parameter instead of 16, and 2 instead of 4 for everything else.
 Cost: an update of less than 1/512 of its weight is rounded away: look at the held-out loss.
@@ -13,4 +13,4 @@ from steps.step05_bfloat16 import CHANGES, NUMERICS, applies, apply, in_effect
 
 __all__ = ["BASE", "CHANGES", "NUMERICS", "applies", "apply", "in_effect"]
 
-BASE = 6
+BASE = 5

@@ -19,7 +19,7 @@ from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
 from ladders.memory.step07_bfloat16_autocast import ran_in
 
-BASE = 6
+BASE = 5
 CHANGES = ("autocast", "loss_scaling")
 NUMERICS = Numerics.LOWER_PRECISION
 

@@ -7,7 +7,7 @@ Cost: as many small updates as parameters. Activations are the whole batch's aga
 When not: with accumulation, with clipping, whose norm is that of all gradients, or with a scaler,
 which skips all updates or none. Not where activations of a batch take more than gradients do.
 Source: Lv et al. 2023, LOMO, arXiv:2306.09782; PyTorch tutorial on optimizer step in backward.
-Expected: the bytes of all gradients but the largest: nearly 2 a parameter here, 4 in float32.
+Expected: nearly 2 bytes a parameter, 4 in float32, less what the whole batch's activations take.
 """
 
 from dataclasses import replace

@@ -21,9 +21,7 @@ from common.workloads.train.tensor_memory import count_update
 from common.workloads.train.workload import Training
 
 MIB = 2**20
-STEPS_ON_CPU = (
-    3  # timed, by default: the headline is counted, and a step of 8 windows is long there
-)
+STEPS_ON_CPU = 3  # timed, by default: the headline is counted, and 8 windows take long there
 WINDOWS = 8  # in an update, at every rung, whatever the preset trains on at a time
 
 
