@@ -93,6 +93,24 @@ def duration(text: str) -> float:
     return value
 
 
+SIZE = re.compile(r"(.*?)\s*([KMGT])(i?)B", re.IGNORECASE)  # "8GiB", "8 GB", "800MiB"
+MOST_BYTES = 2**50  # a PiB: more than any machine has
+
+
+def size(text: str) -> float:
+    """A parser of bytes: "8GiB", "8GB", or "800MiB". A bare number could mean either."""
+    found = SIZE.fullmatch(text.strip())
+    value = math.nan
+    if found:
+        bare, letter, binary = found.groups()
+        value = number(bare) * (1024 if binary else 1000) ** (1 + "KMGT".index(letter.upper()))
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: must be a size, as 8GiB, 8GB, or 800MiB")
+    if value > MOST_BYTES:
+        raise argparse.ArgumentTypeError(f"{text}: must be at most {MOST_BYTES // 2**40:,} TiB")
+    return value
+
+
 def output_folder(text: str) -> Path:
     """A folder's name: an empty one would be the current folder."""
     if not text.strip():
