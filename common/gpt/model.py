@@ -120,6 +120,8 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention, then feed-forward, each behind a norm and beside a shortcut (pre-norm)."""
 
+    recomputed: bool | None = False  # whether the backward pass makes it again; None: some of it
+
     def __init__(self, shape, recipe) -> None:
         super().__init__()
         mask, linear = recipe.mask(shape.context), recipe.linear

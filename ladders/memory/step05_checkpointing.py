@@ -27,6 +27,8 @@ NUMERICS = Numerics.ROUNDING
 class CheckpointedBlock(Block):
     """Runs its forward pass again when the backward pass needs what it made."""
 
+    recomputed = True
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
         return checkpoint(super().forward, x, use_reentrant=False)
 

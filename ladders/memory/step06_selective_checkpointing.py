@@ -30,6 +30,7 @@ ATEN = torch.ops.aten
 class KeepsAttention(Block):
     """Runs its forward pass again, but for the operators whose results are kept."""
 
+    recomputed = None
     kept = tuple(
         getattr(ATEN, f"_scaled_dot_product_{name}").default
         for name in (

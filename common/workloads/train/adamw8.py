@@ -18,6 +18,9 @@ class AdamW8(torch.optim.Optimizer):
     Quantization, arXiv:2110.02861 (blocks; its codes are others, its optimizer rounds to nearest).
     """
 
+    state_bytes = 2 * (1 + 4 / BLOCK)  # for each parameter
+    piece, scratch_bytes = PIECE, 41  # elements at a time, and what each takes meanwhile: counted
+
     def __init__(
         self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, fused=None
     ) -> None:
