@@ -115,6 +115,10 @@ class Workload:
         """Sentences on a measurement that is not as it should be."""
         return []
 
+    def advice(self, record: dict) -> list[str]:
+        """Sentences on what to change, of a record whose memory ran out."""
+        return []
+
     def given(self, records: list[dict]) -> dict:
         """What was worked on, which no setting tells: its hash, say, by name."""
         return {}

@@ -8,7 +8,7 @@ import pandas as pd
 from common.engine.contract import SKIPPED
 from common.engine.metric import EXACT, LOWER
 from common.engine.plan import Plan
-from common.engine.rungs import REFERENCE
+from common.engine.rungs import REFERENCE, called
 from common.engine.stats import UNJUDGED, is_open
 from common.engine.workload import Workload
 from common.report.frame import to_frame
@@ -88,8 +88,16 @@ def ending(records: list[dict], plan: Plan, command: str) -> list[str]:
         *untold(rows, records, plan, command),
         f"Does not apply here: {listed(names)}." if names else "",
         f"Failed: {listed(failed)}; the table says why." if failed else "",
+        *out_of_memory(records, workload),
     ]
     return [line for line in lines if line]
+
+
+def out_of_memory(records: list[dict], workload: Workload) -> list[str]:
+    """What to change, of the first rung whose memory ran out; the rungs above it are alike."""
+    died = next((record for record in records if record["status"] == "oom"), None)
+    said = workload.advice(died) if died else []
+    return [f"{called(died)} ran out of memory. {said[0]}", *said[1:]] if said else []
 
 
 def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> list[str]:

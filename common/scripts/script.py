@@ -12,6 +12,8 @@ from common.engine.options import Parser, seconds, whole
 from common.scripts.outputs import outputs
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
+from common.workloads.train.advice import in_gib
+from common.workloads.train.needs import needs
 from common.workloads.train.options import Chosen, add_workload_options, chosen
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.workload import TRAINING
@@ -59,10 +61,21 @@ def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa:
                     raise
                 raise UserError(
                     f"--batch-size {options.batch_size or 'by default'}: the device ran out of "
-                    "memory; try a smaller one"
+                    f"memory; try a smaller one{smallest(recipe, work, device_type)}"
                 ) from error
             except KeyboardInterrupt:
                 raise SystemExit(130) from None
+
+
+def smallest(recipe: Recipe, work: Chosen, device_type: str) -> str:
+    """What a batch of 1 needs, and what tells more; empty where the formula does not know it."""
+    found = needs(work.shape, replace(recipe, batch_size=1), device_type)
+    if found is None:
+        return ""
+    return (
+        f" (1 needs about {in_gib(found.peak)}; what else to change: "
+        "python -m ladders.memory.table --fits SIZE)"
+    )
 
 
 def for_workload(recipe: Recipe, work: Chosen, options: argparse.Namespace) -> Recipe:

@@ -23,6 +23,7 @@ from common.engine.records import write_atomically
 from common.engine.rungs import REFERENCE
 from common.engine.settle import Trials
 from common.engine.workload import Check, Launch, Planned, Workload, Writer
+from common.gpt.shape import Shape
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.train import metrics
 from common.workloads.train.options import add_workload_options, chosen
@@ -60,6 +61,16 @@ class Training(Workload):
         wait, batch = metrics.data_wait(record), record["recipe"]["batch_size"]
         low = metrics.low_utilisation(record["window"], wait, batch)
         return [low] if low else []
+
+    def advice(self, record: dict) -> list[str]:
+        from common.workloads.train.advice import advice
+
+        recipe, shape = self.recall(record["recipe"]), Shape(**record["settings"]["shape"])
+        batch = recipe.batch_size
+        if batch == LARGEST or recipe.processes > 1:  # its search ends there; they share it out
+            return []
+        machine = record["machine"]
+        return advice(shape, recipe, batch, machine["device_memory_gib"], machine["device_type"])
 
     def given(self, records: list[dict]) -> dict:
         hashes = (r["measurement"]["text_sha256"][:12] for r in records if r["status"] == "ok")
