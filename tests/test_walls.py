@@ -26,11 +26,12 @@ ARROWS = {
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "common.forecast": ("common", "steps", "ladders"),
+    "common.memory": ("common", "steps", "ladders"),
     "common.cli": ("common", "steps", "ladders"),
 }
 DOORS = {
     "steps": ("run", "doctor", "compare", "check", "campaign", "publish"),
-    "ladders": ("forecast",),
+    "ladders": ("forecast", "table", "track"),
 }
 OF_WORKLOADS = re.compile(
     r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|\btorch\b",
