@@ -1,6 +1,7 @@
 """The memory table: formula and fake tensors against counted updates, budgets, and advice."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from common.memory.recipes import (
     RECIPES,
     recipe_of,
 )
-from common.report.ending import out_of_memory
+from common.report.ending import ending, out_of_memory
 from common.workloads.train.advice import advice
 from common.workloads.train.build import build, train_step
 from common.workloads.train.needs import needs
@@ -38,7 +39,7 @@ from tests.conftest import fake_record, width
 SHAPES = (
     Shape(layers=3, heads=2, emb_dim=64, context=64, vocab_size=1000),
     Shape(layers=4, heads=4, emb_dim=128, context=64, vocab_size=300),
-    Shape(layers=2, heads=6, emb_dim=96, context=128, vocab_size=8000),
+    Shape(layers=2, heads=4, emb_dim=64, context=64, vocab_size=4000),
 )
 PLAIN = Recipe(batch_size=4, dropout=0.1)
 CHOICES = {
@@ -138,7 +139,7 @@ def test_what_the_formula_does_not_know_it_leaves_to_counting():
 
 def test_the_table_fits_a_terminal(capsys):
     options = ("--layers", "2", "--heads", "2", "--emb-dim", "32", "--context", "32")
-    assert table.main([*options, "--batches", "1,2,64"]) == 0
+    assert table.main([*options, "--batches", "1,2,3"]) == 0
     said = capsys.readouterr().out
     assert width(said) <= 80
     counted = [line.split() for line in said.splitlines() if line.startswith("float32")][0]
@@ -244,6 +245,9 @@ def test_a_run_that_dies_of_memory_says_what_to_change():
     said = out_of_memory([fake_record(0, 1, 1.0), died], TRAINING)
     assert "ran out of memory. A batch of 8 needs about 29.62 GiB" in said[0]
     assert said[-1].endswith("which fits")
+    plan = SimpleNamespace(ladder=SimpleNamespace(workload=TRAINING), turns=None, rounds=2)
+    rows = [fake_record(rung, 1, 1.0) for rung in range(3)]
+    assert ending([*rows, died], plan, "python -m steps.run")[-len(said) :] == said
     assert out_of_memory([fake_record(0, 1, 1.0)], TRAINING) == []
     open_batch = replace(baseline("gpt2"), batch_size="largest").to_json()
     assert out_of_memory([{**died, "recipe": open_batch}], TRAINING) == []

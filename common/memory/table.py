@@ -72,8 +72,9 @@ def rows(models: list[Model], batches: tuple[int, ...], counting: bool) -> list[
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: nothing is computed
     workers = max(1, min(threads_allowed(), 8))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        jobs = [pool.submit(row, place, model, batches, True) for place, model in work]
-        return [job.result() for job in jobs]
+        by_cost = sorted(work, key=lambda one: -one[1].shape.layers)  # the longest begin first
+        jobs = {one: pool.submit(row, *one, batches, True) for one in by_cost}
+        return [jobs[one].result() for one in work]
 
 
 def to_text(found: list[Row], batches: tuple[int, ...]) -> str:
