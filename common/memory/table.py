@@ -24,6 +24,7 @@ from common.workloads.train.needs import needs
 from common.workloads.train.options import MOST
 
 MOST_BATCHES = 3  # that fit 80 columns
+WORTH_PROCESSES = 12  # blocks: fewer are counted before a process has imported torch
 HOW = (
     "All of a model's tensors at the fullest moment of an update, with 16 B a parameter in "
     "float32 (8 in bfloat16) for weights, gradients, and AdamW's moments, fused attention, no "
@@ -65,10 +66,10 @@ def row(place: int, model: Model, batches: tuple[int, ...], counting: bool) -> R
 
 
 def rows(models: list[Model], batches: tuple[int, ...], counting: bool) -> list[Row]:
-    """All recipes of all models; what is counted is counted on all cores."""
+    """All recipes of all models. Long counts share the cores, in processes of their own."""
     work = [(place, model) for model in models for place in range(len(RECIPES))]
-    if not counting:
-        return [row(place, model, batches, False) for place, model in work]
+    if not counting or sum(model.shape.layers for model in models) < WORTH_PROCESSES:
+        return [row(*one, batches, counting) for one in work]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes: nothing is computed
     workers = max(1, min(threads_allowed(), 8))
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
