@@ -244,6 +244,11 @@ def test_advice_is_in_order_and_ends_with_what_fits():
     assert advice(shape, baseline("gpt2-large"), 8, 0.01)[-1] == "None of these fits."
 
 
+def test_a_batch_is_cut_no_smaller_than_it_must_be():
+    [_, line] = advice(Shape(), baseline("gpt2"), 8, 20.0)
+    assert line.startswith("- 2 parts of 4 windows whose gradients add up")
+
+
 def test_advice_leaves_out_what_does_not_help():
     lines = advice(Shape(), recipe_of((CHUNKED, CHECKPOINTED), 8), 8, 0.01)
     assert not any("chunked" in line or "checkpointed" in line for line in lines)
@@ -260,7 +265,8 @@ def test_a_run_that_dies_of_memory_says_what_to_change():
         settings={"shape": shape, "device": "cuda", "steps": 3, "warmup": 2},
     )
     said = out_of_memory([fake_record(0, 1, 1.0), died], TRAINING)
-    assert "ran out of memory. A batch of 8 needs about 29.62 GiB" in said[0]
+    assert "Rung 3 ran out of memory. A batch of 8 needs about 29.62 GiB" in said[0]
+    assert said[1].startswith("- 8 parts of 1 window whose gradients add up")
     assert said[-1].endswith("which fits")
     plan = SimpleNamespace(ladder=SimpleNamespace(workload=TRAINING), turns=None, rounds=2)
     rows = [fake_record(rung, 1, 1.0) for rung in range(3)]

@@ -203,9 +203,19 @@ def test_the_command_says_phases_peaks_and_that_nothing_grew(capsys):
     assert "Nothing grew from step 2 to step 4." in said
 
 
+def test_a_rung_of_the_memory_ladder_is_followed(capsys):
+    """Accumulation: forward and backward passes take turns, and stand in one line each."""
+    assert track.main([*TINY, "--batch-size", "8", "--steps", "4", "--rung", "3"]) == 0
+    said = capsys.readouterr().out
+    assert sum(line.split()[:1] == ["forward"] for line in said.splitlines()) == 2
+    assert "Nothing grew" in said
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (("--rung", "3"), "--rung 3: 8 parts do not divide a batch of 2 windows"),
+        (("--rung", "14"), "--rung: 14: must be at most 13"),
         (("--steps", "3"), "--steps: 3: must be a whole number from 4 on"),
         (("--heads", "3"), "--heads 3: does not divide --emb-dim 32"),
         (("--text", "/no/such.txt"), "--text /no/such.txt: no such file"),

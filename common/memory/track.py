@@ -6,11 +6,14 @@ CUDA the allocator's snapshot is left as well, for pytorch.org/memory_viz.
 """
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from common.accelerator.device import describe_in_child, pick_type
+from common.engine.device import DeviceFacts
+from common.engine.errors import UserError
 from common.engine.options import Parser, output_folder, whole, writable_folder
 from common.gpt.text import Endless, Windows, read_text, read_tokens, split
 from common.memory.growth import LEAST_STEPS, MIB
@@ -19,6 +22,7 @@ from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import build, train_step
 from common.workloads.train.options import Chosen, add_workload_options, chosen
 from common.workloads.train.session import DATA_SEED
+from ladders.memory import LADDER
 
 MOST_STEPS = 10_000  # what is alive at the end of each is kept, by line
 MOST_LINES = 8  # that are named, of those whose memory grew
@@ -30,9 +34,23 @@ def make_parser() -> Parser:
     add = parser.add_argument_group("tracking").add_argument
     steps = f"updates to follow, from {LEAST_STEPS} on; default: 6"
     add("--steps", type=whole(LEAST_STEPS, MOST_STEPS), default=6, metavar="N", help=steps)
+    rung = f"of the memory ladder, 0 to {LADDER.top}; default: the plain baseline"
+    add("--rung", type=whole(0, LADDER.top), metavar="N", help=rung)
     where = "where CUDA's snapshot goes; default: results"
     add("--out", type=output_folder, default=Path("results"), metavar="DIR", help=where)
     return parser
+
+
+def with_rung(work: Chosen, rung: int | None, device: DeviceFacts) -> Chosen:
+    """The work with the memory ladder's recipe, where a rung was asked for. Raises UserError."""
+    if rung is None:
+        return work
+    foot = LADDER.foot(work.recipe, device)
+    numbers = LADDER.applicable(LADDER.chain(rung), foot, device)
+    recipe = LADDER.compose(foot, numbers)
+    if rung and rung not in numbers:
+        raise UserError(f"--rung {rung}: {LADDER.rung(rung).applies(device, recipe)}")
+    return replace(work, recipe=recipe)
 
 
 def train(
@@ -100,7 +118,7 @@ def to_text(tracker: Tracker) -> str:
 def main(arguments: list[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     device = describe_in_child(pick_type(options.device))
-    work = chosen(options, device)
+    work = with_rung(chosen(options, device), options.rung, device)
     windows, _ = split(read_tokens(read_text(options.text)), work.shape)
     snapshot = None
     if device.type == "cuda":
@@ -111,6 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     about = (
         f"{work.preset}: {shape.layers} layers, {shape.heads} heads, width {shape.emb_dim}, "
         f"context {shape.context}, batch {work.recipe.batch_size}; {device.name}"
+        + ("" if options.rung is None else f"; memory rung {options.rung}")
     )
     print(f"{textwrap.fill(about, 80)}\n\n{to_text(tracker)}")
     if snapshot:

@@ -97,7 +97,7 @@ def out_of_memory(records: list[dict], workload: Workload) -> list[str]:
     """What to change, of the first rung whose memory ran out; the rungs above it are alike."""
     died = next((record for record in records if record["status"] == "oom"), None)
     said = workload.advice(died) if died else []
-    return [f"{called(died)} ran out of memory. {said[0]}", *said[1:]] if said else []
+    return [f"{called(died).capitalize()} ran out of memory. {said[0]}", *said[1:]] if said else []
 
 
 def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> list[str]:

@@ -30,10 +30,10 @@ def advice(
     largest = sorted(terms.items(), key=lambda term: -term[1])[:3]
     parts = ", ".join(f"{name} {in_gib(size)}" for name, size in largest)
     lines = [
-        f"A batch of {batch} needs about {in_gib(found.peak)}, most of it {when} ({parts}); there "
-        f"are {free_gib:.1f} GiB. What to change, each on top of those before it:"
+        f"A batch of {batch} needs about {in_gib(found.peak)}, most of it {when} ({parts}); the "
+        f"device has {free_gib:.1f} GiB. What to change, each on top of those before it:"
     ]
-    for words, changed in changes(found):
+    for words, changed in changes(found, free_gib * GIB):
         fits = changed.peak <= free_gib * GIB
         lines.append(f"- {words}: {in_gib(changed.peak)}" + (", which fits" if fits else ""))
         if fits:
@@ -41,10 +41,10 @@ def advice(
     return [*lines, "None of these fits."]
 
 
-def changes(start: Needs) -> Iterator[tuple[str, Needs]]:
+def changes(start: Needs, budget: float) -> Iterator[tuple[str, Needs]]:
     """The changes that help, in order, and what is needed after each."""
     now = start
-    for words, fields in steps(start.choices):
+    for words, fields in steps(start.choices, fewest_parts(start, budget)):
         changed = replace(now, choices=replace(now.choices, **fields))
         if changed.peak < now.peak:
             now = changed
@@ -53,12 +53,22 @@ def changes(start: Needs) -> Iterator[tuple[str, Needs]]:
         yield f"a smaller model, as --preset {name}", replace(now, shape=smaller)
 
 
-def steps(c: Choices) -> list[tuple[str, dict]]:
+def fewest_parts(start: Needs, budget: float) -> int:
+    """Into how many parts a batch must be cut to fit; as many as windows if none is enough."""
+    batch = start.choices.batch
+    for parts in (n for n in range(start.choices.parts, batch) if batch % n == 0):
+        if replace(start, choices=replace(start.choices, parts=parts)).peak <= budget:
+            return parts
+    return batch
+
+
+def steps(c: Choices, parts: int) -> list[tuple[str, dict]]:
     """What may be changed of the choices: words and fields. Cheap changes come first."""
-    one = f"{c.batch} parts of 1 window whose gradients add up (memory rung 3)"
+    windows = f"{c.batch // parts} window" + ("s" if parts < c.batch else "")
+    cut = f"{parts} parts of {windows} whose gradients add up (memory rung 3)"
     plain = {"plain_norm": False, "plain_activation": False, "plain_attention": False}
     return [
-        (one, {"parts": c.batch}),
+        (cut, {"parts": parts}),
         ("a chunked loss (memory rung 4)", {"rows": c.rows or ROWS}),
         ("fused attention, torch's own layers (steps 1, 6, 7)", plain | {"stored_mask": False}),
         ("checkpointed blocks (memory rung 5)", {"checkpointed": True}),
