@@ -166,7 +166,8 @@ class Needs:
     def after_the_loss(self) -> dict[str, float]:
         """With the head's gradient. A chunk's is added to those before it: three are there.
 
-        Where no dispatch mode looks on, autograd adds them in place, and there are two.
+        While a dispatch mode looks on; without one that is so for the first two chunks, and later
+        ones are added in place. The peak is the same.
         """
         c = self.choices
         if c.rows:
