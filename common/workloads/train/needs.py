@@ -5,14 +5,16 @@ blocks of width C with H heads; V rows in the vocabulary. Each storage counts on
 
 resident   P (w + s). P w more where gradients stay while tokens are worked on: with the second
            micro-batch, or if they are zeroed instead of freed.
-copies     Under autocast, the matrices in 16 bits, from their first product to the backward pass.
+copies     Under autocast, the matrices in 16 bits, from their first product to the backward pass;
+           the head's to the end, if its loss is in chunks.
 kept       For the backward pass, in each block: 16 n C elements (inputs and outputs of two norms,
            query, key, value, attention's output, and 4 + 4 around the GELU), and a few for each
            token. Under autocast 40 n C bytes: norms and shortcuts stay float32, each product
            converts its own input. If the block is checkpointed, n C: its input. After the blocks
            the last norm's input and output.
-logits     3 n V: the log-softmax and two gradients of it. In chunks of R tokens 3 R V, and beside
-           them the head's gradient, V C, up to now and that of the chunk.
+logits     3 n V elements: the log-softmax and two gradients of it. In chunks of R tokens 12 R V
+           bytes in every format: the last chunk's gradient, this one's logits, and their softmax,
+           in float32; beside them the head's gradient, V C, which adds up in one place.
 block      In its backward pass: 5 n C gradients, and the gradient of a matrix, 4 C^2. If it is
            checkpointed, also all that it keeps, made again.
 all        At the end of the backward pass and in the update all gradients, P w; with those that
@@ -151,41 +153,34 @@ class Needs:
         c = self.choices
         if not c.autocast:
             return self.before_backward()
-        return self.before_backward() | {
-            "copies": self.copies(self.shape.layers),
-            "logits": self.rows * c.vocab_size * 10,  # 2 bytes, 4, and log-softmax
-        }
+        each = 6 if c.rows else 10  # bytes: three in 16 bits; or 2, 4, and the log-softmax's 4
+        logits = self.rows * c.vocab_size * each
+        return self.before_backward() | {"copies": self.copies(self.shape.layers), "logits": logits}
 
     def at_the_loss(self) -> dict[str, float]:
         """With what is made of the logits; of those of a chunk, in its backward pass."""
         c = self.choices
+        if c.rows:
+            logits = {"logits": 12 * self.rows * c.vocab_size}
+            return self.before_backward() | logits | self.gradients_of_head()
         each = c.vocab_size * (4 if c.autocast else c.weight)
-        found = self.before_backward() | {"logits": 3 * self.rows * each}
-        return found | self.gradients_of_head(1) if c.rows else found
+        return self.before_backward() | {"logits": 3 * self.tokens * each}
 
     def after_the_loss(self) -> dict[str, float]:
-        """With the head's gradient. A chunk's is added to those before it: three are there.
-
-        While a dispatch mode looks on; without one that is so for the first two chunks, and later
-        ones are added in place. The peak is the same.
-        """
+        """With the head's gradient, which autocast converts to the weights' format."""
         c = self.choices
-        if c.rows:
-            logits = self.rows * c.vocab_size * 2 if c.autocast else 0
-            found = self.gradients_of_head(2 if c.autocast else 3)  # beside the 16-bit copy
-            return self.before_backward() | {"logits": logits} | found
-        logits = self.tokens * c.vocab_size * (2 if c.autocast else c.weight)
-        converted = 2 * c.vocab_size * self.shape.emb_dim if c.autocast else 0
-        found = self.gradients_of_head(0) | {"head's gradient": self.vocabulary + converted}
-        return self.before_backward() | {"logits": logits} | found
+        converted = self.vocabulary + 2 * self.tokens * self.shape.emb_dim if c.autocast else 0
+        logits = 0 if c.rows else self.tokens * c.vocab_size * (2 if c.autocast else c.weight)
+        found = {"logits": logits, "converted gradient": converted}
+        return self.before_backward() | found | self.gradients_of_head()
 
-    def gradients_of_head(self, count: int) -> dict[str, float]:
-        """Of its weights, so many, which chunks add up in the product's format; of its input."""
-        c = self.choices
-        weights = c.vocab_size * self.shape.emb_dim * (2 if c.autocast else c.weight)
+    def gradients_of_head(self) -> dict[str, float]:
+        """Of its weights and of its input, in the product's format."""
+        c, width = self.choices, self.shape.emb_dim
+        each = 2 if c.autocast else c.weight
         return {
-            "head's gradient": count * weights,
-            "its input's gradient": self.tokens * self.input_of_block(),
+            "head's gradient": c.vocab_size * width * each,
+            "its input's gradient": self.tokens * width * each,
         }
 
     def in_backward(self, done: int) -> dict[str, float]:
@@ -195,7 +190,7 @@ class Needs:
         gradients = 14 * width if c.autocast else 5 * width * c.weight
         new = self.vocabulary + done * 12 * width**2 * c.weight
         found = self.resident() | {
-            "copies": self.copies(1 if c.checkpointed else left, head=0),
+            "copies": self.copies(1 if c.checkpointed else left, head=bool(c.rows)),
             "kept": self.kept(left, again),
             "block": self.tokens * gradients + 4 * width**2 * (2 if c.autocast else c.weight),
         }
@@ -207,6 +202,7 @@ class Needs:
         """With all gradients, the embedding's being the last."""
         more = self.vocabulary if self.adds else 0
         return self.with_gradients() | {
+            "copies": self.copies(0, head=bool(self.choices.rows)),
             "embedding's gradient": more,
             "block": self.tokens * self.input_of_block(),
         }
