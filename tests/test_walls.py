@@ -32,7 +32,6 @@ ARROWS = {
 DOORS = {
     "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report"),
     "ladders": ("forecast", "table", "track"),
-    "ladders": ("forecast", "table", "track"),
 }
 OF_WORKLOADS = re.compile(
     r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|\btorch\b",
