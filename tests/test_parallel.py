@@ -270,12 +270,16 @@ def test_branches_show_what_adds_to_what():
         {"rung": 1, "name": "a", "base": 0},
         {"rung": 2, "name": "b", "base": 1},
         {"rung": 3, "name": "c", "base": 0},
+        {"rung": 4, "name": "d", "base": 3},
+        {"rung": 5, "name": "e", "base": 3},
     ]
     assert [label.rstrip() for label in branches(rows)] == [
         "0 baseline",
-        "└─ 1 a",
-        "   └─ 2 b",
-        "└─ 3 c",
+        "1 a",
+        "2 b",
+        "└─ 3 c (on 0)",
+        "   4 d",
+        "   └─ 5 e (on 3)",
     ]
 
 

@@ -142,8 +142,8 @@ def test_pictures_are_drawn_from_what_is_declared(tmp_path):
 def test_branches_are_drawn_where_a_rung_does_not_add_to_the_one_below():
     rows = to_frame([packed(n, 1, 10, base=base) for n, base in ((0, None), (1, 0), (2, 0))],
                     PACKING).to_dict("records")  # fmt: skip
-    assert [label.rstrip() for label in plot.branches(rows)] == ["0 baseline", "└─ 1 rung 1",
-                                                                 "└─ 2 rung 2"]  # fmt: skip
+    assert [label.rstrip() for label in plot.branches(rows)] == ["0 baseline", "1 rung 1",
+                                                                 "└─ 2 rung 2 (on 0)"]  # fmt: skip
 
 
 def test_what_is_not_measured_is_missing_and_never_0():

@@ -160,16 +160,19 @@ def stacked(row: dict, metrics: Iterable[Metric]) -> float:
 
 
 def branches(rows: list[dict]) -> list[str]:
-    """Numbers and names, each indented under the rung that it adds to."""
-    depth = {0: 0}
-    labels = []
+    """Numbers and names; where a rung does not add to the one above it, a branch begins."""
+    depth: dict[int, int] = {}
+    labels, above = [], None
     for row in rows:
-        number = row["rung"]
-        if number > 0:
-            base = number - 1 if pd.isna(row["base"]) else int(row["base"])
-            depth[number] = depth.get(base, 0) + 1
-        twig = "   " * (depth[number] - 1) + "└─ " if number > 0 else ""
-        labels.append(f"{twig}{shown(number)} {row['name']}")
+        number, on = row["rung"], ""
+        base = number - 1 if pd.isna(row["base"]) else int(row["base"])
+        begins = base != above and base in depth
+        depth[number] = depth.get(base, 0) + begins
+        twig = "   " * depth[number]
+        if begins:
+            twig, on = f"{twig[3:]}└─ ", f" (on {base})"
+        labels.append(f"{twig}{shown(number)} {row['name']}{on}")
+        above = number
     widest = max(map(len, labels))
     return [label.ljust(widest) for label in labels]
 

@@ -7,7 +7,7 @@ Cost: every block's forward pass runs twice, up to a third more work.
 When not: if activations fit, or are less than what is resident. Dropout must draw the same numbers
 again, so the state of the generators is kept as well.
 Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, arXiv:1604.06174.
-Expected: 40 % after rung 4, 13 % before it.
+Expected: at GPT-2's size 16 % after rungs 3 and 4, and 38 % without them.
 """
 
 from dataclasses import replace

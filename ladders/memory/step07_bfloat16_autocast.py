@@ -7,7 +7,8 @@ a forward and backward pass lasts there is a bfloat16 copy of every weight: 2 by
 Cost: 8 bits of mantissa in products; the copies, which a small batch may not make up for.
 When not: where weights are most of the memory. See rung 8, which stands beside this one.
 Source: Micikevicius et al. 2018, Mixed Precision Training, arXiv:1710.03740; torch.autocast.
-Expected: 9 %, and 1.3 times the speed. The 16 bytes a parameter of rung 0 stay.
+Expected: at GPT-2's size nothing after rungs 3 to 5, which left mostly weights (2 % more, for the
+copies), and 13 % without them.
 """
 
 from dataclasses import replace
