@@ -23,7 +23,7 @@ from common.workloads.train.parts import NETWORK
 from common.workloads.train.presets import baseline
 from common.workloads.train.recipe import Recipe
 from ladders.parallel import LADDER
-from tests.conftest import PROJECT, last_json, run
+from tests.conftest import PROJECT, last_json, run, width
 
 NUMBERS = range(1, LADDER.top + 1)
 CPU = describe("cpu")
@@ -128,8 +128,7 @@ def test_the_bubble_is_measured_beside_its_prediction(climbed):
 
 def test_output_and_results_say_what_the_numbers_are(climbed):
     done, records, out = climbed
-    lines = done.stdout.splitlines()[:-1]
-    assert max(map(len, lines)) <= 80
+    assert width(done.stdout) <= 80
     assert "correctness and memory, not speed" in " ".join(done.stdout.split())
     assert records[10]["status"] == "skipped"
     assert "4, 6, 8" in records[10]["reason"]
