@@ -41,6 +41,13 @@ def test_no_gain_is_said_to_be_none():
     assert headline(of({0: 100}), TRAINING) == "No rung over the baseline was measured"
 
 
+def test_a_branch_is_made_by_what_it_stands_on():
+    records = of({0: 100, 1: 200})
+    records += of({2: 300}, applied=[1, 2], base=1) + of({3: 500}, applied=[1, 3], base=1)
+    said = headline(records, TRAINING)
+    assert said == "5.0 times the baseline's tok/s: rung 3 x2.50 and rung 1 x2.00 made it"
+
+
 def test_less_is_better_where_it_is():
     records = of({0: 100, 1: 100})
     for record in records:

@@ -108,8 +108,9 @@ class Display:
             return  # its figures come with those of the others
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
         self.say(progress_line(record, self.workload) + of_series)
-        if self.plan.turns is None and self.finished % EVERY == 0 and not self.console.is_terminal:
-            self.say(f"   {self.time_left()}")
+        quiet = self.plan.turns is not None or self.console.is_terminal
+        if self.finished % EVERY == 0 and not quiet and (left := self.time_left()):
+            self.say(f"   {left}")
 
     def time_left(self) -> str:
         """Where turns are taken the budget tells; else an estimate, empty until there is one."""

@@ -15,6 +15,7 @@ from common.report.frame import to_frame
 from common.report.tables import bound, control, gain, is_stair
 
 MOST_NAMED = 3  # rungs that a headline names
+FAINT = 0.005  # a gain that two digits do not show
 ENOUGH = 0.01  # a gain that is smaller need not be told, where nobody said how closely to look
 COMMAND = "  "  # how a line begins that holds a command, and is not to be broken
 MOST = 0.85  # of the whole gain, as a logarithm: whoever made so much of it "did it"
@@ -30,9 +31,7 @@ def headline(records: list[dict], workload: Workload) -> str:
     if workload.headline.noise != EXACT and is_open(best["verdict_base"]):
         told = bound(best["verdict_base"]) if best["verdict_base"] != UNJUDGED else "not judged"
         return f"No gain in {title} over the baseline was told ({told})"
-    if not is_stair(pd.DataFrame(rows)):
-        return f"{multiple(times, workload)}, by {best['name']}"
-    return f"{multiple(times, workload)}{makers(rows, best)}"
+    return f"{multiple(times, workload)}{makers(under(rows, best), best) or by(rows, best)}"
 
 
 def multiple(times: float, workload: Workload) -> str:
@@ -52,6 +51,22 @@ def summit(rows: list[dict]) -> dict | None:
     return over[-1] if stair else max(over, key=lambda row: row["x_base"])
 
 
+def under(rows: list[dict], best: dict) -> list[dict]:
+    """The rungs that the best one stands on, and itself: of a stair all."""
+    if is_stair(pd.DataFrame(rows)):
+        return rows
+    by_number, number, found = {row["rung"]: row for row in rows}, best["rung"], []
+    while number > 0 and (row := by_number.get(number)):
+        found.append(row)
+        number = number - 1 if missing(row["base"]) else int(row["base"])
+    return found
+
+
+def by(rows: list[dict], best: dict) -> str:
+    """Which branch it is, where nobody's own gain was told."""
+    return "" if is_stair(pd.DataFrame(rows)) else f", by {best['name']}"
+
+
 def makers(rows: list[dict], best: dict) -> str:
     """Who made the gain, the greatest first; empty where no rung's own gain was told."""
     made = sorted(told(rows, up=True), key=lambda row: -row["x_prev"])
@@ -65,13 +80,16 @@ def makers(rows: list[dict], best: dict) -> str:
 
 
 def told(rows: list[dict], up: bool) -> list[dict]:
-    """The rungs whose own gain was told: those that are better, or those that are worse."""
+    """The rungs whose own gain was told: those that are better, or those that are worse.
+
+    Without what is counted so exactly that a gain of a thousandth is told.
+    """
     judged = [
         row
         for row in rows
         if row["status"] == "ok" and not missing(row["x_prev"]) and not is_open(row["verdict"])
     ]
-    return [row for row in judged if (row["x_prev"] > 1) == up]
+    return [row for row in judged if abs(row["x_prev"] - 1) > FAINT and (row["x_prev"] > 1) == up]
 
 
 def ending(records: list[dict], plan: Plan, command: str) -> list[str]:

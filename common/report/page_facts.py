@@ -32,7 +32,8 @@ def sentence(frame: pd.DataFrame, workload: Workload) -> str:
     text = OUTCOME[kind].format(times=times, what=headline.title)
     if not is_stair(frame):
         return OUTCOME["by"].format(text=text, names=best["name"])
-    made = sorted(ending.told(rows, up=True), key=lambda row: -row["x_prev"])
+    stands_on = ending.under(rows, best)
+    made = sorted(ending.told(stands_on, up=True), key=lambda row: -row["x_prev"])
     names = "、".join(f"{r['name']} x{r['x_prev']:.2f}" for r in made[: ending.MOST_NAMED])
     return OUTCOME["mostly"].format(text=text, names=names) if names else text
 
