@@ -30,12 +30,12 @@ def sentence(frame: pd.DataFrame, workload: Workload) -> str:
     times = f"{best['x_base']:.1f}" if best["x_base"] >= 2 else f"{best['x_base']:.2f}"
     kind = "over_lower" if headline.better == LOWER else "over"
     text = OUTCOME[kind].format(times=times, what=headline.title)
-    if not is_stair(frame):
-        return OUTCOME["by"].format(text=text, names=best["name"])
     stands_on = ending.under(rows, best)
     made = sorted(ending.told(stands_on, up=True), key=lambda row: -row["x_prev"])
     names = "、".join(f"{r['name']} x{r['x_prev']:.2f}" for r in made[: ending.MOST_NAMED])
-    return OUTCOME["mostly"].format(text=text, names=names) if names else text
+    if names:
+        return OUTCOME["mostly"].format(text=text, names=names)
+    return text if is_stair(frame) else OUTCOME["by"].format(text=text, names=best["name"])
 
 
 def notices(records: list[dict], frame: pd.DataFrame, ladder: Ladder, words: dict) -> list[dict]:
