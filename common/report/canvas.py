@@ -102,9 +102,9 @@ def shorten(text: Text, width: float) -> None:
             return
 
 
-def amounts(axes) -> None:
+def amounts(axes, most: int = 5) -> None:
     """Mark the x axis with a few round numbers, written out."""
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=most)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
 
 

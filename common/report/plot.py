@@ -33,6 +33,8 @@ from common.report.plot_attribution import plot_attribution
 from common.report.tables import LEGEND, device_type, gain, is_stair
 
 __all__ = ["plot_attribution", "plot_ladder"]  # what files.py asks for
+WIDE = 8  # in parts of the picture: with more beside it a stack's panel is narrow
+MARKS, FEW = 5, 3  # numbers at an axis, and at a narrow one
 IN_NOTES = LEGEND | {SAME: "=: the same"}
 
 
@@ -57,7 +59,7 @@ def ladder_figure(frame: pd.DataFrame, records: list[dict], workload: Workload):
     for axes, metric in zip(others, alone, strict=False):
         draw_bars(axes, rows, metric, metric.title_on(device_type(records)))
     for axes, (title, metrics) in zip(others[len(alone) :], stacks.items(), strict=True):
-        draw_stack(axes, rows, metrics, title)
+        draw_stack(axes, rows, metrics, title, narrow=sum(widths) > WIDE)
     below = [notes(frame, workload.headline) if any(gains) else "", workload.describe(records)]
     frame_texts(figure, headline(records, workload), below)
     for axes in (main, *others):
@@ -132,20 +134,25 @@ def draw_bars(axes, rows: list[dict], metric: Metric, title: str) -> None:
         if not pd.isna(row[metric.name]):
             axes.barh(place, row[metric.name], color=ORANGE, height=0.72)
             label(axes, row[metric.name], place, metric.text(row[metric.name]))
-    amounts(axes)
+    amounts(axes, FEW)
     head(axes, title, 16)
 
 
-def draw_stack(axes, rows: list[dict], metrics: list[Metric], title: str) -> None:
+def draw_stack(
+    axes, rows: list[dict], metrics: list[Metric], title: str, narrow: bool = False
+) -> None:
+    """Draw bars of parts, their names above them: in two columns, or in one where it is narrow."""
     for place, metric in enumerate(metrics):
         left = [stacked(row, metrics[:place]) for row in rows]
         own = [stacked(row, [metric]) for row in rows]
         name = metric.title.partition(",")[0]
         axes.barh(range(len(rows)), own, left=left, height=0.72, label=name, **look(place))
-    amounts(axes)
-    lines = -(-len(metrics) // 2)
-    head(axes, title, 30, above=8 + lines * 1.35 * SMALL)
-    keys = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1.0), "ncols": 2, "borderpad": 0.2}
+    amounts(axes, FEW if narrow else MARKS)
+    columns = 1 if narrow else 2
+    lines = -(-len(metrics) // columns)
+    head(axes, title, 18 if narrow else 30, above=8 + lines * 1.35 * SMALL)
+    keys = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1.0), "ncols": columns}
+    keys |= {"borderpad": 0.2}
     tight = {"columnspacing": 0.8, "handlelength": 1.0, "labelspacing": 0.2, "frameon": False}
     axes.legend(**keys, **tight, fontsize=SMALL).set_in_layout(False)
 
