@@ -76,7 +76,12 @@ def figure(metric: Metric, value) -> dict:
     """A cell with a figure: as people read it, and as the CSV has it."""
     if not present(value):
         return {"text": "", "value": ""}
-    return {"text": metric.text(value), "value": f"{value:.6g}"}
+    return {"text": metric.text(value), "value": f"{value:.0f}" if whole(value) else f"{value:.6g}"}
+
+
+def whole(value: float) -> bool:
+    """Whole numbers are written in full, as in the CSV: counts of bytes, say."""
+    return value % 1 == 0
 
 
 def gain_cell(row: dict, kind: str, lang: str) -> dict:
