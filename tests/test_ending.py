@@ -48,6 +48,16 @@ def test_a_branch_is_made_by_what_it_stands_on():
     assert said == "5.0 times the baseline's tok/s: rung 3 x2.50 and rung 1 x2.00 made it"
 
 
+def test_one_round_is_not_judged_and_says_so():
+    records = fake_ladder({0: [100], 1: [250]})
+    assert headline(records, TRAINING) == "2.5 times the baseline's tok/s, not judged"
+    lines = ending(records, replace(PLAIN, rounds=1), RUN)
+    assert lines[1:] == [
+        "One round cannot tell gains from noise. To judge them:",
+        f"{COMMAND}{RUN} --rounds 3",
+    ]
+
+
 def test_less_is_better_where_it_is():
     records = of({0: 100, 1: 100})
     for record in records:

@@ -28,8 +28,10 @@ def headline(records: list[dict], workload: Workload) -> str:
     if best is None:
         return "No rung over the baseline was measured"
     times, title = best["x_base"], workload.headline.title
+    if best["verdict_base"] == UNJUDGED:
+        return f"{multiple(times, workload)}, not judged"
     if workload.headline.noise != EXACT and is_open(best["verdict_base"]):
-        told = bound(best["verdict_base"]) if best["verdict_base"] != UNJUDGED else "not judged"
+        told = bound(best["verdict_base"])
         return f"No gain in {title} over the baseline was told ({told})"
     return f"{multiple(times, workload)}{makers(under(rows, best), best) or by(rows, best)}"
 
@@ -141,6 +143,7 @@ def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> l
     ]
     if not open_rows:
         return []
+    once = all(row["verdict"] == UNJUDGED for row in open_rows)
     each = [f"{row['name']} {gain(row['x_prev'], row['verdict'])}" for row in open_rows]
     if turns is None:
         more = ("--rounds", str(max(3, plan.rounds + 1)))
@@ -148,7 +151,9 @@ def untold(rows: list[dict], records: list[dict], plan: Plan, command: str) -> l
         more = ("--steps", str(4 * turns.steps))
     else:
         more = ("--budget", f"{math.ceil(2 * turns.budget_s / 60)}m")
-    return [f"Not told: {listed(each)}. A longer run tells more:", COMMAND + again(command, *more)]
+    what = f"Not told: {listed(each)}. A longer run tells more:"
+    what = "One round cannot tell gains from noise. To judge them:" if once else what
+    return [what, COMMAND + again(command, *more)]
 
 
 def again(command: str, *options: str) -> str:
