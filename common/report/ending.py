@@ -38,7 +38,7 @@ def headline(records: list[dict], workload: Workload) -> str:
 
 def multiple(times: float, workload: Workload) -> str:
     """ "3.1 times the baseline's tok/s", or what it was divided by where less is better."""
-    title, figure = workload.headline.title, f"{times:.1f}" if times >= 2 else f"{times:.2f}"
+    title, figure = workload.headline.title, f"{times:.{1 if round(times, 2) >= 2 else 2}f}"
     if workload.headline.better == LOWER:
         return f"The baseline's {title}, divided by {figure}"
     return f"{figure} times the baseline's {title}"

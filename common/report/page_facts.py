@@ -27,7 +27,7 @@ def sentence(frame: pd.DataFrame, workload: Workload) -> str:
         return OUTCOME["none"]
     if headline.noise != EXACT and is_open(best["verdict_base"]):
         return OUTCOME["open"].format(what=headline.title, said=said(best["verdict_base"], "ja"))
-    times = f"{best['x_base']:.1f}" if best["x_base"] >= 2 else f"{best['x_base']:.2f}"
+    times = f"{best['x_base']:.{1 if round(best['x_base'], 2) >= 2 else 2}f}"
     kind = "over_lower" if headline.better == LOWER else "over"
     text = OUTCOME[kind].format(times=times, what=headline.title)
     stands_on = ending.under(rows, best)
