@@ -34,7 +34,7 @@ from common.report.tables import LEGEND, device_type, gain, is_stair
 
 __all__ = ["plot_attribution", "plot_ladder"]  # what files.py asks for
 WIDE = 8  # in parts of the picture: with more beside it a stack's panel is narrow
-MARKS, FEW = 5, 3  # numbers at an axis, and at a narrow one
+MARKS, FEW = 5, 2  # numbers at an axis, and at a narrow one
 IN_NOTES = LEGEND | {SAME: "=: the same"}
 
 
