@@ -43,7 +43,7 @@ class Ahead(Direct):
             yield self.arrived(coming)
 
     def begin(self, batch: Fed) -> Fed:
-        """Start the copy. The batch's own memory is pinned, and kept until the copy is done."""
+        """Start the copy. torch hands out pinned memory again only when copies from it are done."""
         with self.stream:
             there = {k: getattr(batch, k).to(self.device, non_blocking=True) for k in COPIED}
         return batch._replace(**there)

@@ -119,8 +119,11 @@ def refuse_other_batches(own: list[list[Fed]], beneath: list[list[Fed]], bitwise
 
 
 def same_tensors(a: Fed, b: Fed) -> bool:
-    pairs = zip((a.inputs, a.targets, a.extras), (b.inputs, b.targets, b.extras), strict=True)
-    return all((x is None) == (y is None) and (x is None or torch.equal(x, y)) for x, y in pairs)
+    """Wherever they are."""
+    if (a.extras is None) != (b.extras is None):
+        return False
+    names = ("inputs", "targets", *(() if a.extras is None else ("extras",)))
+    return all(torch.equal(getattr(a, name).cpu(), getattr(b, name).cpu()) for name in names)
 
 
 def sees_neighbours(recipe: FedRecipe, batches: list[Fed]) -> bool:
