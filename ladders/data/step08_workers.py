@@ -28,7 +28,7 @@ def applies(device, recipe: FedRecipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not run.feed.loader.num_workers:
         raise NotInEffect("the process that trains makes its batches")
-    return f"{run.feed.loader.num_workers} workers"
+    return in_words(run.feed.loader.num_workers)
 
 
 def apply(recipe: FedRecipe) -> FedRecipe:
@@ -39,4 +39,8 @@ def candidates(device, recipe: FedRecipe) -> dict[str, FedRecipe]:
     """Powers of two below the most that there may be, and that."""
     most = recipe.most_workers
     counts = [2**n for n in range(most.bit_length()) if 2**n < most] + [most]
-    return {f"{count} workers": replace(recipe, workers=count) for count in counts}
+    return {in_words(count): replace(recipe, workers=count) for count in counts}
+
+
+def in_words(count: int) -> str:
+    return f"{count} worker{'s' if count > 1 else ''}"

@@ -20,7 +20,7 @@ from common.workloads.batches.walks import Walks
 from common.workloads.train.workload import MOST_PER_CORE, Training
 
 # in an epoch, which is a step of the clock: seconds at the foot
-DOCUMENTS = {"tiny": 32, "cpu": 64}
+DOCUMENTS = {"tiny": 16, "cpu": 64}
 DOCUMENTS_ELSEWHERE = 512
 LEAST_ROWS = 4  # in a batch: fewer have little to fit together
 STEPS = {"cpu": 1}  # timed epochs of a process that takes no turns
