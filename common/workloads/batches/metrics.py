@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from common.engine.metric import CSV, EXACT, HIGHER, LOWER, PAGE, Metric
+from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, PAGE, Metric
 from common.workloads.train import metrics
 
 MIB = 2**20
@@ -27,14 +27,14 @@ PADDING = Metric(
     better=LOWER,
     noise=EXACT,
     form=".1%",
-    short="padding",
-    legend="padding: of all tokens, in a pass over all documents",
+    shown=BRIEF,
 )
-WAIT = replace(
-    metrics.METRICS[[m.name for m in metrics.METRICS].index("data_wait")],
+WAIT = Metric(
     name="wait_share",
     title="waits for data",
-    shown=PAGE,
+    of=metrics.data_wait,
+    better=LOWER,
+    form=".1%",
     short="waits",
     legend="waits: the share of the time in which training waits for a batch",
 )
