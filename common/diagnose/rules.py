@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from common.diagnose.finding import ALARM, NOTE, OK, UNKNOWN, Finding, amdahl
 from common.diagnose.readings import Readings
-from common.diagnose.remedies import data_remedy, gaps_remedy, small_batch
+from common.diagnose.remedies import WORTH, data_remedy, gaps_remedy, small_batch
 
 MIB = 2**20
 BUSY = 0.70  # of the device, at least
@@ -46,6 +46,10 @@ def data(r: Readings) -> Finding:
     if r.data_wait is None:
         return unknown("data", title, WAIT, OUTSIDE)
     said = f"{r.data_wait:.1%} of the time went to waiting for data."
+    hidden = r.device != "cpu" and r.busy is not None and r.busy > 1 / WORTH
+    if hidden and r.data_wait > WAIT:
+        said = f"{said[:-1]}, and the {r.name} worked on meanwhile."
+        return noted("data", title, r.data_wait, WAIT, said)
     return found("data", title, r.data_wait, WAIT, said, data_remedy(r))
 
 

@@ -72,7 +72,8 @@ def in_a_line(readings: Readings) -> str:
     """
     alarms = [one for one in diagnose(readings) if one.verdict == ALARM]
     if best := recommended(alarms):
-        return f"{best.sentence} {recommendation(best)}"
+        seen = alarms[0] if alarms[0].name == "device" else best
+        return f"{seen.sentence} {recommendation(best)}"
     if alarms:
         return alarms[0].sentence
     known = [one for one in (data(readings), device(readings)) if one.value is not None]
