@@ -16,7 +16,7 @@ from common.cli.diagnose import main
 from common.diagnose import watching
 from common.diagnose.finding import ALARM, NOTE, UNKNOWN
 from common.diagnose.gpu import GpuTimeline, gpu_of
-from common.diagnose.probes import of_process
+from common.diagnose.tallies import of_process
 from common.diagnose.readings import Growth, Readings
 from common.diagnose.rules import RULES, diagnose, recommended
 from common.diagnose.summary import MIB, core_wait, growth, of_cores, of_rest, worker_share
@@ -180,18 +180,18 @@ def test_a_script_sums_its_waits_without_the_first_step():
     assert "50.2% of the time went to waiting for data" in said.replace("\n", " ")
 
 
-# -- readings, from made-up looks --
+# -- readings, from made-up glances --
 
 
-def look(at: float, **changes) -> Look:
+def glance(at: float, **changes) -> Glance:
     plain = {"cpu_s": 0.0, "host": (0.0, 4 * at), "workers": {}, "core_wait": {}, "spent": {}}
-    return Look(at=at, **plain | changes)
+    return Glance(at=at, **plain | changes)
 
 
-def held(sizes: list[int | None]) -> list[Look]:
+def held(sizes: list[int | None]) -> list[Glance]:
     """Looks a tenth of a second apart at a worker that holds so many MiB."""
     return [
-        look(n / 10, workers={7: (0.0, size if size is None else int(size * MIB))})
+        glance(n / 10, workers={7: (0.0, size if size is None else int(size * MIB))})
         for n, size in enumerate(sizes)
     ]
 
@@ -199,7 +199,7 @@ def held(sizes: list[int | None]) -> list[Look]:
 @pytest.mark.parametrize(
     ("sizes", "rate"),
     [
-        ([*range(50, 90)], 10 * MIB),  # a MiB each look
+        ([*range(50, 90)], 10 * MIB),  # a MiB each glance
         ([50] * 20 + [*range(50, 70)], 10 * MIB),
         ([*range(10, 50), *[50] * 40], 0),  # warm-up
         ([50] * 40, 0),
@@ -216,8 +216,8 @@ def test_a_workers_memory_grows_only_if_it_does_so_all_the_time(sizes, rate):
 
 
 def test_shares_of_cores_and_of_workers():
-    first = look(0.0, core_wait={3: 1.0}, workers={7: (0.0, None)})
-    last = look(
+    first = glance(0.0, core_wait={3: 1.0}, workers={7: (0.0, None)})
+    last = glance(
         10.0,
         cpu_s=10.0,
         host=(20.0, 10.0 * (cores := os.cpu_count())),
@@ -228,7 +228,7 @@ def test_shares_of_cores_and_of_workers():
     own, others = of_cores([first, last], cores)
     assert (own, others) == (pytest.approx(1 / cores), pytest.approx(min(1.0, 1 / cores)))
     assert of_cores([first, last], cores + 1)[1] is None  # not all cores are the training's
-    assert of_cores([first, look(0.5)], cores) == (None, None)
+    assert of_cores([first, glance(0.5)], cores) == (None, None)
     assert of_rest(0.25, 0.5) == 0.5
     assert of_rest(0.25, None) == 0.25
     assert of_rest(None, 0.5) is None
@@ -273,7 +273,7 @@ def test_the_gpus_windows_before_the_first_step_are_left_out():
     while len(nvml.script["utilisation"]) > 2:
         time.sleep(0.001)
     timeline.stop()
-    first = timeline.windows[-1]
+    first = timeline.stretches[-1]
     timeline.start()
     while nvml.script["utilisation"]:
         time.sleep(0.001)
@@ -286,8 +286,15 @@ def test_the_gpus_windows_before_the_first_step_are_left_out():
 # -- for real --
 
 
+DOOR = (sys.executable, "steps/diagnose.py")  # as a script: -m would import torch, for 2 seconds
+
+
+def paths(*folders: Path) -> str:
+    return os.pathsep.join(map(str, (*folders, PROJECT)))
+
+
 def command(*words: str, **environment: str) -> subprocess.CompletedProcess:
-    return run("-m", "steps.diagnose", *words, timeout=60, **environment)
+    return run(*DOOR[1:], *words, timeout=60, **{"PYTHONPATH": paths()} | environment)
 
 
 @cache
@@ -349,14 +356,14 @@ def test_a_program_without_torch_runs_as_it_would(tmp_path):
     (tmp_path / "own" / "sitecustomize.py").write_text("print('mine')\n")
     program = (
         "import sys, sitecustomize\n"
-        "assert not any('probe' in entry for entry in sys.path)\n"
+        "assert not any('tally' in entry for entry in sys.path)\n"
         "assert 'torch' not in sys.modules and 'json' not in sys.modules\n"
         "print(sitecustomize.__file__, file=sys.stderr)\n"
         "sys.exit(input())\n"
     )
-    environment = {"PYTHONPATH": str(tmp_path / "own"), "TMPDIR": str(tmp_path / "left")}
+    environment = {"PYTHONPATH": paths(tmp_path / "own"), "TMPDIR": str(tmp_path / "left")}
     done = subprocess.run(
-        [sys.executable, "-m", "steps.diagnose", "--", sys.executable, "-c", program],
+        [*DOOR, "--", sys.executable, "-c", program],
         cwd=PROJECT,
         env=os.environ | environment,
         input="a status that is printed\n",
@@ -374,8 +381,9 @@ def test_a_program_without_torch_runs_as_it_would(tmp_path):
 
 def test_a_sitecustomize_that_fails_fails_as_without_us(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("1 / 0\n")
-    alone = run("-c", "print('on')", PYTHONPATH=str(tmp_path))
-    done = command("--", sys.executable, "-c", "print('on')", PYTHONPATH=str(tmp_path))
+    path = paths(tmp_path)
+    alone = run("-c", "print('on')", PYTHONPATH=path)
+    done = command("--", sys.executable, "-c", "print('on')", PYTHONPATH=path)
     assert done.stderr.count("ZeroDivisionError") == 2 * alone.stderr.count("ZeroDivisionError")
     assert "on\n" in done.stdout
 
@@ -401,9 +409,9 @@ WAITS = (
 def test_what_ends_us_ends_the_program(tmp_path, kind, status):
     """The program answers as it would, and what was seen is still said."""
     with subprocess.Popen(
-        [sys.executable, "-m", "steps.diagnose", "--", sys.executable, "-c", WAITS],
+        [*DOOR, "--", sys.executable, "-c", WAITS],
         cwd=PROJECT,
-        env=os.environ | {"TMPDIR": str(tmp_path)},
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": paths()},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # no terminal tells the program: it must be passed on

@@ -1,15 +1,15 @@
-"""How busy an NVIDIA GPU was while a watched program had it, window after window."""
+"""How busy an NVIDIA GPU was while a watched program had it, stretch after stretch."""
 
 import time
 from dataclasses import dataclass
 
 from common.engine.gpu_watch import GpuWatch
 
-WINDOW_S = 1.0  # so that what came before the first step can be left out
+STRETCH_S = 1.0  # so that what came before the first step can be left out
 
 
 @dataclass(frozen=True, kw_only=True)
-class GpuWindow:
+class Stretch:
     begin: float  # seconds of the monotonic clock
     end: float
     busy: float | None  # share of the time in which any kernel ran
@@ -20,7 +20,7 @@ class GpuTimeline:
     """Windows of one GPU, from the moment that it is known which one the program has."""
 
     def __init__(self, pid: int, watch: GpuWatch) -> None:
-        self.pid, self.watch, self.windows = pid, watch, []
+        self.pid, self.watch, self.stretches = pid, watch, []
         self.start()
 
     def start(self) -> None:
@@ -28,16 +28,16 @@ class GpuTimeline:
         self.watch.start(self.pid)
 
     def turn(self) -> None:
-        """End the window if it is long enough, and begin the next."""
-        if time.monotonic() - self.begun >= WINDOW_S:
+        """End the stretch if it is long enough, and begin the next."""
+        if time.monotonic() - self.begun >= STRETCH_S:
             self.stop()
             self.start()
 
     def stop(self) -> None:
         read = self.watch.stop()
         others = read["other_processes"]
-        self.windows.append(
-            GpuWindow(
+        self.stretches.append(
+            Stretch(
                 begin=self.begun,
                 end=time.monotonic(),
                 busy=read["utilisation"],
@@ -46,8 +46,8 @@ class GpuTimeline:
         )
 
     def busy(self, begin: float, end: float) -> float | None:
-        """The mean share of the windows within those seconds; None without any."""
-        found = [w for w in self.windows if w.begin >= begin and w.end <= end]
+        """The mean share of the stretches within those seconds; None without any."""
+        found = [w for w in self.stretches if w.begin >= begin and w.end <= end]
         known = [(w.end - w.begin, w.busy) for w in found if w.busy is not None]
         whole = sum(seconds for seconds, _ in known)
         return sum(seconds * busy for seconds, busy in known) / whole if whole else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from common.diagnose.probes import environment
+from common.diagnose.tallies import environment
 from common.engine.errors import UserError
 
 PASSED_ON = (signal.SIGTERM, signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""From looks, probes, and the GPU's windows to readings."""
+"""From glances, tallies, and the GPU's stretches to readings."""
 
 import os
 from statistics import fmean, median
@@ -6,28 +6,28 @@ from statistics import fmean, median
 import psutil
 
 from common.diagnose.gpu import GpuTimeline
-from common.diagnose.probes import Probed
+from common.diagnose.tallies import Tally
 from common.diagnose.readings import Growth, Readings
-from common.diagnose.tree import Look, Tree
+from common.diagnose.tree import Glance, Tree
 from common.engine.device import allowed_cpus
 
-LEAST_S = 1.0  # a shorter look says little of processor time, which is counted in hundredths
-LEAST_LOOKS = 12  # at a worker, before anything is said of its memory
-GROWN, GROWN_MIB = 0.05, 4  # of a worker's memory, and MiB, in the second half of the looks
+LEAST_S = 1.0  # a shorter glance says little of processor time, which is counted in hundredths
+LEAST_GLANCES = 12  # at a worker, before anything is said of its memory
+GROWN, GROWN_MIB = 0.05, 4  # of a worker's memory, and MiB, in the second half of the glances
 MIB = 2**20
 
 
-def summarise(tree: Tree, probes: list[Probed], gpu: GpuTimeline | None) -> Readings:
+def summarise(tree: Tree, tallies: list[Tally], gpu: GpuTimeline | None) -> Readings:
     """What was read between the first and the last step, or all the time where none was seen.
 
     Of several processes that train, the one that waits for data most.
     """
-    one = max(probes, key=lambda each: each.data_wait or 0.0, default=None)
-    looks = tree.looks if one is None else tree.within(one.begin, one.end)
-    begin, end = (one.begin, one.end) if one else span(tree.looks)
+    one = max(tallies, key=lambda each: each.data_wait or 0.0, default=None)
+    glances = tree.glances if one is None else tree.within(one.begin, one.end)
+    begin, end = (one.begin, one.end) if one else span(tree.glances)
     device = one.device if one else "cuda" if gpu else "cpu"
     cores = allowed_cpus()
-    own, others = of_cores(looks, cores)
+    own, others = of_cores(glances, cores)
     loader = one.loader if one else {}
     return Readings(
         seconds=end - begin if end > begin else None,
@@ -37,33 +37,33 @@ def summarise(tree: Tree, probes: list[Probed], gpu: GpuTimeline | None) -> Read
         cores_busy=own,
         cores=cores,
         threads=one.threads if one else None,
-        processes=max(1, len(probes)),
+        processes=max(1, len(tallies)),
         data_wait=one.data_wait if one else None,
         data_start=one.data_start if one else None,
         batch_size=loader.get("batch_size"),
         loader_workers=loader.get("workers"),
         persistent=loader.get("persistent"),
-        workers=worker_count(looks, loader),
-        workers_busy=worker_share(looks),
-        core_wait=core_wait(looks, one.pid if one else None),
+        workers=worker_count(glances, loader),
+        workers_busy=worker_share(glances),
+        core_wait=core_wait(glances, one.pid if one else None),
         others=others,
-        growth=growth(looks),
+        growth=growth(glances),
     )
 
 
-def span(looks: list[Look]) -> tuple[float, float]:
-    return (looks[0].at, looks[-1].at) if looks else (0.0, 0.0)
+def span(glances: list[Glance]) -> tuple[float, float]:
+    return (glances[0].at, glances[-1].at) if glances else (0.0, 0.0)
 
 
-def of_cores(looks: list[Look], cores: int) -> tuple[float | None, float | None]:
+def of_cores(glances: list[Glance], cores: int) -> tuple[float | None, float | None]:
     """The tree's share of the time of its cores, and the share of all cores' that others took.
 
     The latter is not known where the training may use some of the machine's cores only.
     """
-    begin, end = span(looks)
+    begin, end = span(glances)
     if end - begin < LEAST_S:
         return None, None
-    first, last = looks[0], looks[-1]
+    first, last = glances[0], glances[-1]
     own = last.cpu_s - first.cpu_s
     busy, whole = (after - before for after, before in zip(last.host, first.host, strict=True))
     others = None
@@ -80,17 +80,17 @@ def of_rest(own: float | None, others: float | None) -> float | None:
     return min(1.0, own / left) if left > 0 else 1.0
 
 
-def worker_count(looks: list[Look], loader: dict) -> int | None:
+def worker_count(glances: list[Glance], loader: dict) -> int | None:
     """The most workers that were there at once; where none was told apart, the loader's."""
-    seen = max((len(look.workers) for look in looks), default=0)
+    seen = max((len(glance.workers) for glance in glances), default=0)
     return seen or loader.get("workers")
 
 
-def worker_share(looks: list[Look]) -> float | None:
+def worker_share(glances: list[Glance]) -> float | None:
     """The mean share of its time that a worker had a core."""
     shares = []
-    for pid in {pid for look in looks for pid in look.workers}:
-        there = [look for look in looks if pid in look.workers]
+    for pid in {pid for glance in glances for pid in glance.workers}:
+        there = [glance for glance in glances if pid in glance.workers]
         begin, end = span(there)
         if end - begin >= LEAST_S:
             used = there[-1].workers[pid][0] - there[0].workers[pid][0]
@@ -98,27 +98,27 @@ def worker_share(looks: list[Look]) -> float | None:
     return fmean(shares) if shares else None
 
 
-def core_wait(looks: list[Look], pid: int | None) -> float | None:
+def core_wait(glances: list[Glance], pid: int | None) -> float | None:
     """The share of the time that a process's main thread waited for a core.
 
     `pid`: None: the process, workers aside, that computed most.
     """
-    begin, end = span(looks)
+    begin, end = span(glances)
     if end - begin < LEAST_S:
         return None
     if pid is None:
-        pid = max(looks[-1].spent, key=looks[-1].spent.get, default=None)
-    waits = [look.core_wait[pid] for look in looks if pid in look.core_wait]
+        pid = max(glances[-1].spent, key=glances[-1].spent.get, default=None)
+    waits = [glance.core_wait[pid] for glance in glances if pid in glance.core_wait]
     return min(1.0, (waits[-1] - waits[0]) / (end - begin)) if len(waits) > 1 else None
 
 
-def growth(looks: list[Look]) -> Growth | None:
-    """Whose memory grew through all of the second half of the looks: the first may be warm-up."""
+def growth(glances: list[Glance]) -> Growth | None:
+    """Whose memory grew through all of the second half of the glances: the first may be warm-up."""
     rates, judged = [], 0
-    for pid in {pid for look in looks for pid in look.workers}:
-        seen = [(k.at, k.workers[pid][1]) for k in looks if pid in k.workers]
+    for pid in {pid for glance in glances for pid in glance.workers}:
+        seen = [(k.at, k.workers[pid][1]) for k in glances if pid in k.workers]
         seen = [(at, size) for at, size in seen if size is not None]
-        if len(seen) >= LEAST_LOOKS:
+        if len(seen) >= LEAST_GLANCES:
             judged += 1
             rates.append(rate_of(seen[len(seen) // 2 :]))
     if not judged:
@@ -129,7 +129,7 @@ def growth(looks: list[Look]) -> Growth | None:
 
 
 def rate_of(seen: list[tuple[float, int]]) -> float:
-    """Bytes a second, if each third of the looks has more than the one before it; else 0."""
+    """Bytes a second, if each third of the glances has more than the one before it; else 0."""
     third = len(seen) // 3
     parts = [seen[:third], seen[third:-third], seen[-third:]]
     first, middle, last = (median(size for _, size in part) for part in parts)

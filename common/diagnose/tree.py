@@ -9,12 +9,12 @@ import psutil
 from common.engine.processor_time import spent, total
 
 WORKER = "pt_data_worker"  # how torch names a DataLoader's process (_utils/worker.py), on Linux
-MOST_LOOKS = 2000  # kept; then every second one goes
+MOST_GLANCES = 2000  # kept; then every second one goes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
-    """One look. Seconds; times that grow are since the start of what they are of."""
+class Glance:
+    """One glance. Seconds; times that grow are since the start of what they are of."""
 
     at: float  # of the monotonic clock
     cpu_s: float  # of the whole tree, also of what ended
@@ -25,12 +25,12 @@ class Look:
 
 
 class Tree:
-    """Looks at a process tree. Its root may be gone at any time: a look is then None."""
+    """Looks at a process tree. Its root may be gone at any time: a glance is then None."""
 
     def __init__(self, pid: int) -> None:
-        self.root, self.looks = psutil.Process(pid), []
+        self.root, self.glances = psutil.Process(pid), []
 
-    def look(self) -> Look | None:
+    def glance(self) -> Glance | None:
         try:
             processes = [self.root, *self.root.children(recursive=True)]
             times = total(self.root.cpu_times())
@@ -41,7 +41,7 @@ class Tree:
         workers = [process for process in processes if names[process] == WORKER]
         rest = [process for process in processes if process not in workers]
         waits = {one.pid: wait for one in rest if (wait := core_wait_s(one.pid)) is not None}
-        look = Look(
+        glance = Glance(
             at=time.monotonic(),
             cpu_s=times,
             host=host_time(),
@@ -49,10 +49,10 @@ class Tree:
             core_wait=waits,
             spent={one.pid: spent(one) for one in rest},
         )
-        self.looks.append(look)
-        if len(self.looks) > MOST_LOOKS:
-            del self.looks[1::2]
-        return look
+        self.glances.append(glance)
+        if len(self.glances) > MOST_GLANCES:
+            del self.glances[1::2]
+        return glance
 
     def pids(self) -> set[int]:
         try:
@@ -60,8 +60,8 @@ class Tree:
         except psutil.Error:
             return set()
 
-    def within(self, begin: float, end: float) -> list[Look]:
-        return [look for look in self.looks if begin <= look.at <= end]
+    def within(self, begin: float, end: float) -> list[Glance]:
+        return [glance for glance in self.glances if begin <= glance.at <= end]
 
 
 def name_of(process: psutil.Process) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from common.diagnose import probes
+from common.diagnose import tallies
 from common.diagnose.gpu import GpuTimeline, gpu_of
 from common.diagnose.program import Program
 from common.diagnose.readings import Readings
@@ -16,7 +16,7 @@ from common.diagnose.tree import Tree
 from common.engine.errors import UserError
 from common.engine.gpu_watch import GpuWatch
 
-SHORTEST_S, LONGEST_S, LOOKS = 0.1, 1.0, 40  # between looks: as many in any time, in these bounds
+SHORTEST_S, LONGEST_S, GLANCES = 0.1, 1.0, 40  # between glances: so many in any time
 
 
 def watch_command(command: list[str]) -> tuple[Readings, int]:
@@ -31,7 +31,7 @@ def watch_command(command: list[str]) -> tuple[Readings, int]:
             watched = Watched(program.pid, folder)
             while not program.ended(watched.pause()):
                 try:
-                    watched.look()
+                    watched.glance()
                 except KeyboardInterrupt:
                     program.interrupt()
         return watched.readings(), program.exit_status
@@ -45,7 +45,7 @@ def watch_process(pid: int, seconds: float) -> Readings:
     check(pid)
     watched, end = Watched(pid), time.monotonic() + seconds
     try:
-        while watched.look() and (left := end - time.monotonic()) > 0:
+        while watched.glance() and (left := end - time.monotonic()) > 0:
             time.sleep(min(left, watched.pause()))
     except KeyboardInterrupt:
         pass
@@ -75,7 +75,7 @@ def check(pid: int) -> None:
 
 
 class Watched:
-    """A process tree, its GPU, and, where the program carries them, its probes."""
+    """A process tree, its GPU, and, where the program carries them, its tallies."""
 
     def __init__(self, pid: int, folder: Path | None = None) -> None:
         self.pid, self.folder, self.begun = pid, folder, time.monotonic()
@@ -84,13 +84,13 @@ class Watched:
         self.gpu_asked = float("-inf")
 
     def pause(self) -> float:
-        """Seconds until the next look."""
+        """Seconds until the next glance."""
         passed = time.monotonic() - self.begun
-        return min(LONGEST_S, max(SHORTEST_S, passed / LOOKS))
+        return min(LONGEST_S, max(SHORTEST_S, passed / GLANCES))
 
-    def look(self) -> bool:
+    def glance(self) -> bool:
         """Look once. False: the process is gone."""
-        there = self.tree.look() is not None
+        there = self.tree.glance() is not None
         if self.gpu:
             self.gpu.turn()
         elif time.monotonic() - self.gpu_asked > LONGEST_S:
@@ -101,15 +101,15 @@ class Watched:
 
     def find_gpu(self) -> GpuWatch | None:
         """By what torch says in the program; else by who has which GPU."""
-        for one in self.probed():
+        for one in self.told():
             if one.device == "cuda":
                 return GpuWatch("cuda", one.name, one.index)
         return gpu_of(self.tree.pids())
 
-    def probed(self) -> list[probes.Probed]:
-        return probes.read(self.folder) if self.folder else []
+    def told(self) -> list[tallies.Tally]:
+        return tallies.read(self.folder) if self.folder else []
 
     def readings(self) -> Readings:
         if self.gpu:
             self.gpu.stop()
-        return summarise(self.tree, self.probed(), self.gpu)
+        return summarise(self.tree, self.told(), self.gpu)

@@ -8,7 +8,7 @@ from common.diagnose.wording import in_a_line
 from common.engine.device import allowed_cpus
 from common.engine.gpu_watch import GpuWatch
 
-INTERVAL_S = 1.0  # NVML's utilisation looks back so far: not to what came before the steps
+INTERVAL_S = 1.0  # NVML looks back so far for utilisation: not to what came before the steps
 
 
 class Waits:
@@ -20,7 +20,9 @@ class Waits:
     def __init__(self, device_type: str, name: str, index: int) -> None:
         self.device, self.gpu = device_type, GpuWatch(device_type, name, index, INTERVAL_S)
         self.seconds = self.waited = 0.0
-        self.windows: list[tuple[float, float]] = []  # seconds, and the share that the GPU was busy
+        self.stretches: list[
+            tuple[float, float]
+        ] = []  # seconds, and the share that the GPU was busy
         self.last: list[tuple[float, float]] = []  # the same, not taken yet
 
     def start(self) -> None:
@@ -35,7 +37,7 @@ class Waits:
     def take(self, seconds: float, waited: float) -> None:
         """Count what was seen since the last time."""
         self.seconds, self.waited = self.seconds + seconds, self.waited + waited
-        self.windows += self.last
+        self.stretches += self.last
         self.last = []
 
     def drop(self) -> None:
@@ -46,8 +48,8 @@ class Waits:
         """Who waited, at most 80 columns wide; empty if no step was counted."""
         if not self.seconds:
             return ""
-        seen = sum(seconds for seconds, _ in self.windows)
-        busy = sum(seconds * share for seconds, share in self.windows) / seen if seen else None
+        seen = sum(seconds for seconds, _ in self.stretches)
+        busy = sum(seconds * share for seconds, share in self.stretches) / seen if seen else None
         readings = Readings(
             seconds=self.seconds,
             device=self.device,

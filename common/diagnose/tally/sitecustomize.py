@@ -5,7 +5,7 @@ are never the program's: it stops counting instead. The user's own sitecustomize
 
 Counted are optimizer steps (torch's global hook) and the seconds in which a torch DataLoader was
 asked for its next batch. They are written to a small file, one of each process, at most five times
-a second; the folder is in LADDER_PROBE.
+a second; the folder is in LADDER_TALLY.
 """
 
 import atexit
@@ -15,7 +15,7 @@ import time
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
-FOLDER = os.environ.get("LADDER_PROBE")
+FOLDER = os.environ.get("LADDER_TALLY")
 EVERY_S = 0.2
 # not pathlib, whose import takes a while in programs that have nothing to do with torch
 HERE = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120

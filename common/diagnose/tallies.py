@@ -1,22 +1,22 @@
-"""What the probes in a watched program's processes wrote: waits and steps, by process."""
+"""What the tallies in a watched program's processes wrote: waits and steps, by process."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
-PROBE = Path(__file__).parent / "probe"
-FOLDER = "LADDER_PROBE"  # the variable that names the folder for their files
+TALLY = Path(__file__).parent / "tally"
+FOLDER = "LADDER_TALLY"  # the variable that names the folder for their files
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The whole environment of a program that is to carry the probe."""
-    paths = filter(None, (str(PROBE), os.environ.get("PYTHONPATH")))
+    """The whole environment of a program that is to carry the tally."""
+    paths = filter(None, (str(TALLY), os.environ.get("PYTHONPATH")))
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), FOLDER: str(folder)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probed:
+class Tally:
     """One process between its first and its last step, or batch where no optimizer stepped.
 
     Before the first step it starts and perhaps compiles: that is in no share.
@@ -35,7 +35,7 @@ class Probed:
     threads: int | None
 
 
-def read(folder: Path) -> list[Probed]:
+def read(folder: Path) -> list[Tally]:
     """All processes that took two steps at least, or two batches."""
     found = []
     for path in sorted(folder.glob("*.json")):
@@ -49,7 +49,7 @@ def read(folder: Path) -> list[Probed]:
     return trained or found
 
 
-def of_process(pid: int, told: dict) -> Probed | None:
+def of_process(pid: int, told: dict) -> Tally | None:
     """None if it took a single step. Its waits are not known if its batches came another way."""
     kind = "steps" if "steps" in told["marks"] else "batches"
     first, last, done = told["marks"][kind]
@@ -57,7 +57,7 @@ def of_process(pid: int, told: dict) -> Probed | None:
     if seconds <= 0:
         return None
     fed = batches >= (done - 1) / 2  # a loader that only validation asks does not feed the steps
-    return Probed(
+    return Tally(
         pid=pid,
         begin=first[0],
         end=last[0],
