@@ -16,11 +16,11 @@ from common.cli.diagnose import main
 from common.diagnose import watching
 from common.diagnose.finding import ALARM, NOTE, UNKNOWN
 from common.diagnose.gpu import GpuTimeline, gpu_of
-from common.diagnose.tallies import of_process
 from common.diagnose.readings import Growth, Readings
 from common.diagnose.rules import RULES, diagnose, recommended
 from common.diagnose.summary import MIB, core_wait, growth, of_cores, of_rest, worker_share
-from common.diagnose.tree import Look
+from common.diagnose.tallies import of_process
+from common.diagnose.tree import Glance
 from common.diagnose.wording import in_a_line, to_json, to_text
 from common.engine.gpu_watch import GpuWatch
 from common.scripts.waits import Waits
@@ -189,7 +189,7 @@ def glance(at: float, **changes) -> Glance:
 
 
 def held(sizes: list[int | None]) -> list[Glance]:
-    """Looks a tenth of a second apart at a worker that holds so many MiB."""
+    """Glances a tenth of a second apart at a worker that holds so many MiB."""
     return [
         glance(n / 10, workers={7: (0.0, size if size is None else int(size * MIB))})
         for n, size in enumerate(sizes)

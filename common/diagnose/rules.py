@@ -20,11 +20,7 @@ def device(r: Readings) -> Finding:
     """Whether what trains is at work."""
     title = f"{r.name} busy"
     if r.busy is None:
-        why = (
-            "NVML tells of NVIDIA's GPUs only"
-            if r.device != "cpu"
-            else "it was watched for less than a second"
-        )
+        why = "NVML tells of NVIDIA's GPUs only" if r.device != "cpu" else "too short a watch"
         return unknown("device", title, BUSY, why, least=True)
     said = f"The {r.name} was busy {r.busy:.0%} of the time."
     if r.busy < BUSY:

@@ -6,8 +6,8 @@ from statistics import fmean, median
 import psutil
 
 from common.diagnose.gpu import GpuTimeline
-from common.diagnose.tallies import Tally
 from common.diagnose.readings import Growth, Readings
+from common.diagnose.tallies import Tally
 from common.diagnose.tree import Glance, Tree
 from common.engine.device import allowed_cpus
 

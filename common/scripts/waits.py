@@ -20,9 +20,7 @@ class Waits:
     def __init__(self, device_type: str, name: str, index: int) -> None:
         self.device, self.gpu = device_type, GpuWatch(device_type, name, index, INTERVAL_S)
         self.seconds = self.waited = 0.0
-        self.stretches: list[
-            tuple[float, float]
-        ] = []  # seconds, and the share that the GPU was busy
+        self.stretches: list[tuple[float, float]] = []  # seconds, and the GPU's busy share
         self.last: list[tuple[float, float]] = []  # the same, not taken yet
 
     def start(self) -> None:
