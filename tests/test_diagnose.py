@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from common.cli.diagnose import main
-from common.diagnose import watching
+from common.diagnose import gpu, watching
 from common.diagnose.finding import ALARM, NOTE, UNKNOWN
-from common.diagnose.gpu import GpuTimeline, gpu_of
+from common.diagnose.gpu import GpuTimeline, gpu_of, have_open
 from common.diagnose.readings import Growth, Readings
 from common.diagnose.rules import RULES, diagnose, recommended
 from common.diagnose.summary import MIB, core_wait, growth, of_cores, of_rest, worker_share
@@ -259,11 +259,21 @@ def test_a_loader_that_does_not_feed_the_steps_tells_nothing_of_their_waits():
 
 
 def test_a_gpu_is_found_by_who_has_it_and_watched():
-    watch = gpu_of({os.getpid()}, FakeNvml(names=("A", "B"), processes=[[1], [os.getpid()]]))
-    assert watch.handle == "GPU-1"
-    assert gpu_of({os.getpid()}, FakeNvml(processes=[[1]])) is None
-    assert gpu_of({os.getpid()}, FakeNvml(processes=[])) is None  # NVML does not tell
-    assert gpu_of({os.getpid()}, FakeNvml(installed=False)) is None
+    own, two = {os.getpid()}, ("A", "B")
+    assert gpu_of(own, False, FakeNvml(two, processes=[[1], [*own]])).handle == "GPU-1"
+    assert gpu_of(own, False, FakeNvml(processes=[[1]])) is None
+    assert gpu_of(own, True, FakeNvml(processes=[[1]])).handle == "GPU-0"  # a container's ids
+    assert gpu_of(own, True, FakeNvml(processes=[])).handle == "GPU-0"  # NVML does not tell
+    assert gpu_of(own, True, FakeNvml(two, processes=[[1], [1]])) is None
+    assert gpu_of(own, True, FakeNvml(installed=False)) is None
+
+
+def test_an_open_gpu_is_seen(monkeypatch, tmp_path):
+    assert not have_open({os.getpid(), 999_999_999})
+    (tmp_path / "nvidia0").touch()
+    monkeypatch.setattr(gpu, "GPU_FILES", str(tmp_path / "nvidia"))
+    with (tmp_path / "nvidia0").open():
+        assert have_open({os.getpid()})
 
 
 def test_the_gpus_windows_before_the_first_step_are_left_out():

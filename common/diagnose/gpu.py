@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.engine.gpu_watch import GpuWatch
 
 STRETCH_S = 1.0  # so that what came before the first step can be left out
+
+GPU_FILES = tuple(f"/dev/nvidia{number}" for number in range(10))  # not nvidiactl: NVML's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,21 +56,43 @@ class GpuTimeline:
         return sum(seconds * busy for seconds, busy in known) / whole if whole else None
 
 
-def gpu_of(pids: set[int], nvml=None) -> GpuWatch | None:
-    """The watch of the first GPU that one of these processes has; None: NVML names none.
+def gpu_of(pids: set[int], open_here: bool, nvml=None) -> GpuWatch | None:
+    """The watch of the first GPU that one of these processes has; None: that is not known.
 
-    For processes that say nothing of themselves. A container may be told the host's process ids:
-    there a program's GPU is found only with -- COMMAND, by its name and number.
+    A container may be told the host's process ids. There the only GPU is theirs, if they have one
+    open (`open_here`).
     """
     watch = GpuWatch("cuda", "", nvml=nvml)  # finds no device by an empty name
     if (nvml := watch.nvml) is None:
         return None
     try:
-        for number in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(number)
-            if pids & {one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}:
-                watch.handle = handle
-                return watch
+        handles = list(map(nvml.nvmlDeviceGetHandleByIndex, range(nvml.nvmlDeviceGetCount())))
+        theirs = [one for one in handles if pids & users(nvml, one)]
     except nvml.NVMLError:
-        pass
-    return None
+        return None
+    if not theirs and open_here and len(handles) == 1:
+        theirs = handles
+    if not theirs:
+        return None
+    watch.handle = theirs[0]
+    return watch
+
+
+def users(nvml, handle) -> set[int]:
+    """The processes that have the GPU; none where NVML does not tell."""
+    try:
+        return {one.pid for one in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
+    except nvml.NVMLError:
+        return set()
+
+
+def have_open(pids: set[int]) -> bool:
+    """Whether one of these processes has an NVIDIA GPU open, as Linux tells of its files."""
+    for pid in pids:
+        try:
+            for file in Path(f"/proc/{pid}/fd").iterdir():
+                if str(file.readlink()).startswith(GPU_FILES):
+                    return True
+        except OSError:  # it ended, or is another user's
+            continue
+    return False

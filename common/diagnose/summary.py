@@ -17,15 +17,18 @@ GROWN, GROWN_MIB = 0.05, 4  # of a worker's memory, and MiB, in the second half 
 MIB = 2**20
 
 
-def summarise(tree: Tree, tallies: list[Tally], gpu: GpuTimeline | None) -> Readings:
+def summarise(
+    tree: Tree, tallies: list[Tally], gpu: GpuTimeline | None, on_gpu: bool = False
+) -> Readings:
     """What was read between the first and the last step, or all the time where none was seen.
 
-    Of several processes that train, the one that waits for data most.
+    Of several processes that train, the one that waits for data most. `on_gpu`: a process has an
+    NVIDIA GPU open, be it known which or not.
     """
     one = max(tallies, key=lambda each: each.data_wait or 0.0, default=None)
     glances = tree.glances if one is None else tree.within(one.begin, one.end)
     begin, end = (one.begin, one.end) if one else span(tree.glances)
-    device = one.device if one else "cuda" if gpu else "cpu"
+    device = (one and one.device) or ("cuda" if gpu or on_gpu else "cpu")
     cores = allowed_cpus()
     own, others = of_cores(glances, cores)
     loader = one.loader if one else {}

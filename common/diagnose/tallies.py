@@ -29,7 +29,7 @@ class Tally:
     data_wait: float | None  # share of the time from begin to end; None: no DataLoader was seen
     data_start: float | None
     loader: dict  # of the DataLoader that was waited for longest: workers, batch_size, persistent
-    device: str  # of the parameters: cpu, cuda
+    device: str | None  # of the parameters: cpu, cuda; None: no optimizer was seen
     index: int
     name: str  # of a GPU, as torch has it
     threads: int | None
@@ -65,7 +65,7 @@ def of_process(pid: int, told: dict) -> Tally | None:
         data_wait=waited / seconds if fed else None,
         data_start=started / seconds if fed else None,
         loader=told["loader"] if fed else {},
-        device=told.get("device", "cpu"),
+        device=told.get("device"),
         index=told.get("index") or 0,
         name=told.get("name", ""),
         threads=told.get("threads"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from common.diagnose import tallies
-from common.diagnose.gpu import GpuTimeline, gpu_of
+from common.diagnose.gpu import GpuTimeline, gpu_of, have_open
 from common.diagnose.program import Program
 from common.diagnose.readings import Readings
 from common.diagnose.summary import summarise
@@ -81,7 +81,7 @@ class Watched:
         self.pid, self.folder, self.begun = pid, folder, time.monotonic()
         self.tree = Tree(pid)
         self.gpu: GpuTimeline | None = None
-        self.gpu_asked = float("-inf")
+        self.gpu_asked, self.on_gpu = float("-inf"), False
 
     def pause(self) -> float:
         """Seconds until the next glance."""
@@ -100,11 +100,13 @@ class Watched:
         return there
 
     def find_gpu(self) -> GpuWatch | None:
-        """By what torch says in the program; else by who has which GPU."""
-        for one in self.told():
-            if one.device == "cuda":
-                return GpuWatch("cuda", one.name, one.index)
-        return gpu_of(self.tree.pids())
+        """By who has which GPU; else by what torch says in the program."""
+        pids = self.tree.pids()
+        self.on_gpu = self.on_gpu or have_open(pids)
+        if found := gpu_of(pids, self.on_gpu):
+            return found
+        named = [one for one in self.told() if one.device == "cuda"]
+        return GpuWatch("cuda", named[0].name, named[0].index) if named else None
 
     def told(self) -> list[tallies.Tally]:
         return tallies.read(self.folder) if self.folder else []
@@ -112,4 +114,4 @@ class Watched:
     def readings(self) -> Readings:
         if self.gpu:
             self.gpu.stop()
-        return summarise(self.tree, self.told(), self.gpu)
+        return summarise(self.tree, self.told(), self.gpu, self.on_gpu)

@@ -9,6 +9,7 @@ a second; the folder is in LADDER_TALLY.
 """
 
 import atexit
+import functools
 import os
 import sys
 import time
@@ -117,12 +118,14 @@ def in_loader(module):
         COUNTS.loaders[key] = COUNTS.loaders.get(key, 0.0) + seconds
         COUNTS.mark("batches")
 
+    @functools.wraps(begin)
     def timed_iter(loader):
         asked = time.monotonic()
         iterator = begin(loader)
         began(loader, iterator, time.monotonic() - asked)
         return iterator
 
+    @functools.wraps(following)
     def timed_next(iterator):
         asked = time.monotonic()
         batch = following(iterator)
