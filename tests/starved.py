@@ -1,23 +1,26 @@
 """A small training that is starved on purpose: python -m tests.starved HOW
 
-Each way is told by `python -m steps.diagnose`; "healthy" is not starved. Trains for SECONDS.
+Each way is told by `python -m steps.diagnose`; "healthy" is not starved.
 """
 
+import os
 import sys
 import time
+import warnings
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-SECONDS = 2.5
-WIDTH, BATCH = 1024, 512
+SECONDS = 2.0
+GROWING_S = 3.5  # growth is told after a dozen glances
+WIDTH, ROWS = 1024, 512
 
 
 class Samples(Dataset):
-    """Rows of noise, made in so many seconds of computing each; perhaps remembered."""
+    """Rows of a constant, made in so many seconds of computing; perhaps remembered."""
 
-    def __init__(self, seconds: float = 0.0, kept: int = 0) -> None:
-        self.seconds, self.kept, self.memory = seconds, kept, []
+    def __init__(self, seconds: float = 0.0, kept: int = 0, rows: int = 1) -> None:
+        self.seconds, self.kept, self.rows, self.memory = seconds, kept, rows, []
 
     def __len__(self) -> int:
         return 10**6
@@ -25,7 +28,7 @@ class Samples(Dataset):
     def __getitem__(self, place: int) -> torch.Tensor:
         compute(self.seconds)
         self.memory.append(list(range(place, place + self.kept)))
-        return torch.full((WIDTH,), float(place % 7))
+        return torch.full((self.rows, WIDTH), float(place % 7))
 
 
 def compute(seconds: float) -> None:
@@ -35,38 +38,33 @@ def compute(seconds: float) -> None:
         pass
 
 
-def loaders() -> dict[str, DataLoader]:
-    cores = torch.multiprocessing.cpu_count()
-
-    def loader(samples: Samples, workers: int, batch_size: int) -> DataLoader:
-        return DataLoader(samples, batch_size, num_workers=workers)
-
-    return {
-        "main-process": loader(Samples(seconds=0.03), 0, 2),
-        "slow-worker": loader(Samples(seconds=0.05), 1, 2),
-        "many-workers": loader(Samples(seconds=0.002), 2 * cores + 1, 4),
-        "growing-worker": loader(Samples(kept=2000), 1, 8),
-        "healthy": loader(Samples(), 1, BATCH),
-    }
+CORES = os.cpu_count() or 1
+WAYS = {  # how samples are made, how many are a batch, and by how many workers
+    "main-process": (Samples(seconds=0.03), 2, 0),
+    "slow-worker": (Samples(seconds=0.05), 2, 1),
+    "many-workers": (Samples(seconds=0.002), 4, 2 * CORES + 1),
+    "growing-worker": (Samples(kept=2000), 8, 1),
+    "healthy": (Samples(rows=ROWS), 1, 1),
+}
 
 
 def train(how: str) -> int:
-    """Train for SECONDS after the first step, which starts the workers. Returns the steps."""
-    torch.manual_seed(0)
-    width = 1 if how == "growing-worker" else WIDTH  # that one's worker is to have a core
-    model = torch.nn.Linear(WIDTH, width)
+    """Train for a few seconds after the first step, which starts the workers. Returns the steps."""
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch sees it, too
+    model = torch.nn.Linear(WIDTH, WIDTH)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
-    steps, end = 0, float("inf")
-    for rows in loaders()[how]:  # (B, C)
+    steps, end, lasts = 0, float("inf"), GROWING_S if how == "growing-worker" else SECONDS
+    samples, batch_size, workers = WAYS[how]
+    for rows in DataLoader(samples, batch_size, num_workers=workers):  # (B, rows, C)
         model(rows).mean().backward()
         optimizer.step()
         optimizer.zero_grad()
         steps += 1
-        end = min(end, time.monotonic() + SECONDS)
+        end = min(end, time.monotonic() + lasts)
         if time.monotonic() > end:
             break
         if how == "growing-worker":
-            time.sleep(0.02)
+            time.sleep(0.02)  # its worker is to have a core
     return steps
 
 

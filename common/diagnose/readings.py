@@ -30,7 +30,7 @@ class Readings:
     loader_workers: int | None = None  # of the loader that was waited for; 0: the process itself
     persistent: bool | None = None  # whether that loader keeps its workers from epoch to epoch
     workers: int | None = None  # processes of all loaders
-    workers_busy: float | None = None  # mean share of its time that a worker had a core
+    workers_busy: float | None = None  # mean share of its time that a worker had or wanted a core
     core_wait: float | None = None  # the training's main thread was ready, and had no core
     others: float | None = None  # of all cores' time: other programs
     growth: Growth | None = None  # of the workers' memory

@@ -8,6 +8,7 @@ from common.diagnose.readings import Readings
 SMALL_BATCH = 4
 WORTH = 1.1  # a gain that is smaller is no reason to add processes
 OFTEN = 0.5  # a worker that has a core for half of the time computes; a rarer one waits
+LESS_WORK = "make a sample with less work, or once and for all"
 
 Remedy = tuple[str, float | None, str]  # advice, gain, and the gain's reason
 
@@ -19,41 +20,41 @@ def small_batch(r: Readings) -> bool:
 def data_remedy(r: Readings) -> Remedy:
     """Where the wait for data is from, and what would end it."""
     wait = r.data_wait
+    why = f"{wait:.0%} of the time went to waiting for data"
     if r.data_start and r.data_start > wait / 2 and not r.persistent:
         reason = f"starting workers took {r.data_start:.0%} of the time"
         return "keep the workers: persistent_workers=True", amdahl(r.data_start), reason
-    gain, reason = beside(r)
-    wanted = wanted_workers(r)
-    if gain < WORTH or wanted <= (r.loader_workers or 0):
-        why = f"{wait:.0%} of the time went to waiting for data"
-        saturated = f"{spoken_cores(r)} busy already: " if gain < WORTH else ""
-        return f"{saturated}make a sample with less work, or once and for all", amdahl(wait), why
-    if r.loader_workers == 0:
-        return f"make samples in worker processes: num_workers={wanted}", gain, reason
+    gain, reason = beside(r, why)
+    if gain < WORTH:
+        return f"{spoken_cores(r)} busy already: {LESS_WORK}", amdahl(wait), why
     if r.loader_workers is None:
         return "make batches in the background", gain, reason
-    rarely = r.workers_busy is not None and r.workers_busy < OFTEN
-    said = f"use more workers: num_workers={wanted}"
-    if rarely:
-        said += f" (they compute {r.workers_busy:.0%} of the time, and wait for files or locks)"
-    return said, gain, reason
+    wanted = wanted_workers(r)
+    if wanted > r.loader_workers:
+        where = "use more workers" if r.loader_workers else "make samples in worker processes"
+        return f"{where}: num_workers={wanted}", gain, reason
+    if r.workers_busy is not None and r.workers_busy < OFTEN:
+        advice = (
+            f"the workers compute only {r.workers_busy:.0%} of the time: keep what they wait for, "
+            "files perhaps, in memory or on a faster disk"
+        )
+        return advice, amdahl(wait), why
+    return LESS_WORK, amdahl(wait), why
 
 
-def beside(r: Readings) -> tuple[float, str]:
-    """The gain of making batches beside the training, not between its steps.
+def beside(r: Readings, why: str) -> tuple[float, str]:
+    """The gain of making batches beside the training, not between its steps; and its reason.
 
     The work is not gone: what the device and the cores do already, they must do still.
     """
     device = r.busy if r.device != "cpu" and r.busy is not None else 0.0
     cores = r.cores_busy or 0.0
     left = max(1 - r.data_wait, device, cores)
-    gain = 1 / max(left, 0.001)
-    reason = f"{r.data_wait:.0%} of the time went to waiting for data"
     if left > 1 - r.data_wait:
-        who = f"the {r.name} was" if device >= cores else f"{spoken_cores(r)}"
-        whole = times(amdahl(r.data_wait))
-        reason += f", which alone would give {whole}, but {who} busy {left:.0%} of it"
-    return gain, reason
+        who = f"the {r.name} was" if device >= cores else spoken_cores(r)
+        alone = times(amdahl(r.data_wait)).removeprefix("at most ")
+        why += f" (without it: {alone}), but {who} busy for {left:.0%} of the time already"
+    return 1 / max(left, 0.001), why
 
 
 def spoken_cores(r: Readings) -> str:
@@ -63,19 +64,15 @@ def spoken_cores(r: Readings) -> str:
 
 
 def wanted_workers(r: Readings) -> int:
-    """So many that batches are made as fast as they are used, as far as the cores go.
+    """So many that batches are made as fast as they are used, but no more than there are cores.
 
     A worker makes a batch in as long as the training process waits for one; beside that the
-    training takes the rest of a step. Workers that wait for files need no core each.
+    training takes the rest of a step.
     """
     left = max(1 - r.data_wait, 0.01)
-    if not r.loader_workers:  # the process makes them itself
-        wanted = math.ceil(r.data_wait / left)
-    else:
-        wanted = math.ceil(r.loader_workers / left)
-    if r.cores is None or (r.workers_busy is not None and r.workers_busy < OFTEN):
-        return max(1, wanted)
-    return max(1, min(wanted, r.cores // r.processes))
+    made = r.loader_workers / left if r.loader_workers else r.data_wait / left
+    most = math.inf if r.cores is None else r.cores // r.processes
+    return max(1, min(math.ceil(made), most))
 
 
 def gaps_remedy(r: Readings, share: float) -> Remedy:

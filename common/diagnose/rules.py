@@ -75,7 +75,7 @@ def core(r: Readings) -> Finding:
     full = r.workers is not None and r.cores is not None and r.workers >= r.cores
     if full or (r.others or 0) <= OTHERS:
         return found("core", title, r.core_wait, WAIT, said, core_remedy(r, full))
-    return noted("core", title, r.core_wait, WAIT, f"{said[:-1]}, for other programs had it.")
+    return noted("core", title, r.core_wait, WAIT, f"{said[:-1]}: other programs had it.")
 
 
 def core_remedy(r: Readings, full: bool) -> tuple[str, float | None, str]:
@@ -93,7 +93,7 @@ def workers(r: Readings) -> Finding:
     title, limit = "worker processes", r.cores or 0
     if r.workers is None or r.cores is None:
         return unknown("workers", title, limit, "no processes of a DataLoader were told apart")
-    said = f"{r.workers} worker processes share {r.cores} cores with the training."
+    said = f"The training and {processes(r.workers)} share {r.cores} cores."
     if r.workers <= r.cores:
         return found("workers", title, r.workers, limit, said)
     fewer = max(1, r.cores // r.processes)
@@ -114,14 +114,18 @@ def memory(r: Readings) -> Finding:
         return found("memory", title, 0, 0, "No worker's memory grew steadily.")
     minutes = growth.free / growth.bytes_per_s / 60
     said = (
-        f"The memory of {growth.growing} worker processes grew by {rate:,.0f} MiB a minute; at "
-        f"that rate the {growth.free / 2**30:,.1f} GiB that are free last {lasting(minutes)}."
+        f"The memory of {processes(growth.growing)} grew by {rate:,.0f} MiB a minute; at that rate "
+        f"the {growth.free / 2**30:,.1f} GiB that are free last {lasting(minutes)}."
     )
     advice = (
         "keep nothing from sample to sample, and hold large lists of Python objects as arrays or "
         "tensors, whose pages workers share"
     )
     return found("memory", title, rate, 0, said, (advice, None, ""))
+
+
+def processes(count: int) -> str:
+    return f"{count} worker process" if count == 1 else f"{count} worker processes"
 
 
 def lasting(minutes: float) -> str:

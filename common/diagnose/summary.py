@@ -90,14 +90,15 @@ def worker_count(glances: list[Glance], loader: dict) -> int | None:
 
 
 def worker_share(glances: list[Glance]) -> float | None:
-    """The mean share of its time that a worker had a core."""
+    """The mean share of its time that a worker had a core, or was ready and had none."""
     shares = []
     for pid in {pid for glance in glances for pid in glance.workers}:
         there = [glance for glance in glances if pid in glance.workers]
         begin, end = span(there)
         if end - begin >= LEAST_S:
-            used = there[-1].workers[pid][0] - there[0].workers[pid][0]
-            shares.append(min(1.0, used / (end - begin)))
+            first, last = (glance.workers[pid] for glance in (there[0], there[-1]))
+            wanted = last.cpu_s - first.cpu_s + last.wait_s - first.wait_s
+            shares.append(min(1.0, wanted / (end - begin)))
     return fmean(shares) if shares else None
 
 
@@ -119,7 +120,7 @@ def growth(glances: list[Glance]) -> Growth | None:
     """Whose memory grew through all of the second half of the glances: the first may be warm-up."""
     rates, judged = [], 0
     for pid in {pid for glance in glances for pid in glance.workers}:
-        seen = [(k.at, k.workers[pid][1]) for k in glances if pid in k.workers]
+        seen = [(k.at, k.workers[pid].own_bytes) for k in glances if pid in k.workers]
         seen = [(at, size) for at, size in seen if size is not None]
         if len(seen) >= LEAST_GLANCES:
             judged += 1

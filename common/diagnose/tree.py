@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -12,6 +13,14 @@ WORKER = "pt_data_worker"  # how torch names a DataLoader's process (_utils/work
 MOST_GLANCES = 2000  # kept; then every second one goes
 
 
+class Worker(NamedTuple):
+    """A DataLoader's process. Seconds, bytes."""
+
+    cpu_s: float
+    wait_s: float  # ready, without a core; 0 where that is not told
+    own_bytes: int | None  # USS
+
+
 @dataclass(frozen=True, kw_only=True)
 class Glance:
     """One glance. Seconds; times that grow are since the start of what they are of."""
@@ -19,7 +28,7 @@ class Glance:
     at: float  # of the monotonic clock
     cpu_s: float  # of the whole tree, also of what ended
     host: tuple[float, float]  # all cores' time: busy with anything, and in all
-    workers: dict[int, tuple[float, int | None]]  # processor time, bytes of its own (USS)
+    workers: dict[int, Worker]  # by process id
     core_wait: dict[int, float]  # of each other process's main thread: ready, without a core
     spent: dict[int, float] = field(default_factory=dict)  # processor time of each other process
 
@@ -45,7 +54,7 @@ class Tree:
             at=time.monotonic(),
             cpu_s=times,
             host=host_time(),
-            workers={one.pid: (spent(one), own_bytes(one)) for one in workers},
+            workers={one.pid: worker(one) for one in workers},
             core_wait=waits,
             spent={one.pid: spent(one) for one in rest},
         )
@@ -69,6 +78,10 @@ def name_of(process: psutil.Process) -> str:
         return process.name()
     except psutil.Error:
         return ""
+
+
+def worker(process: psutil.Process) -> Worker:
+    return Worker(spent(process), core_wait_s(process.pid) or 0.0, own_bytes(process))
 
 
 def own_bytes(process: psutil.Process) -> int | None:

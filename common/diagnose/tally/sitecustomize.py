@@ -59,6 +59,24 @@ class Counts:
 COUNTS = Counts()
 
 
+def stopwatch():
+    """Seconds since now that the thread was not kept waiting for a core: that is no wait for data.
+
+    Source: Linux, Documentation/scheduler/sched-stats.rst; elsewhere all seconds count.
+    """
+    begun, kept = time.monotonic(), without_core()
+    return lambda: max(0.0, time.monotonic() - begun - (without_core() - kept))
+
+
+def without_core():
+    """Seconds that this thread was ready to run and had no core; 0 where that is not told."""
+    try:
+        with open("/proc/thread-self/schedstat") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
+
+
 def quietly(count):
     """The function, whose errors end the counting and nothing else."""
 
@@ -120,16 +138,16 @@ def in_loader(module):
 
     @functools.wraps(begin)
     def timed_iter(loader):
-        asked = time.monotonic()
+        seconds = stopwatch()
         iterator = begin(loader)
-        began(loader, iterator, time.monotonic() - asked)
+        began(loader, iterator, seconds())
         return iterator
 
     @functools.wraps(following)
     def timed_next(iterator):
-        asked = time.monotonic()
+        seconds = stopwatch()
         batch = following(iterator)
-        waited(iterator, time.monotonic() - asked)
+        waited(iterator, seconds())
         return batch
 
     loader_class.__iter__, base.__next__ = timed_iter, timed_next
