@@ -1,6 +1,7 @@
 """From glances, tallies, and the GPU's stretches to readings."""
 
 import os
+import sys
 from statistics import fmean, median
 
 import psutil
@@ -84,9 +85,11 @@ def of_rest(own: float | None, others: float | None) -> float | None:
 
 
 def worker_count(glances: list[Glance], loader: dict) -> int | None:
-    """The most workers that were there at once; where none was told apart, the loader's."""
+    """The most workers that were there at once; the loader's where they cannot be told apart."""
     seen = max((len(glance.workers) for glance in glances), default=0)
-    return seen or loader.get("workers")
+    if seen or (glances and sys.platform == "linux" and not loader.get("workers")):
+        return seen
+    return loader.get("workers")
 
 
 def worker_share(glances: list[Glance]) -> float | None:
