@@ -129,6 +129,14 @@ def test_what_is_not_measured_is_never_0():
     assert told["recommended"] is None
 
 
+def test_a_cause_that_was_not_seen_is_not_made_up():
+    idle = GPU | {"busy": 0.5, "data_wait": None}
+    assert to_text(Readings(**idle)).endswith(
+        "Started with -- COMMAND, more of the training is measured."
+    )
+    assert to_text(Readings(**idle, inside=True)).endswith("No cause was seen.")
+
+
 def test_other_programs_are_noted():
     findings = diagnose(Readings(**CPU, core_wait=0.2, others=0.3))
     assert {one.name for one in findings if one.verdict == NOTE} == {"core", "others"}

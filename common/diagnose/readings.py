@@ -16,6 +16,7 @@ class Growth:
 class Readings:
     """Shares are of the watched time, 0 to 1. None: not measured, which is never 0."""
 
+    inside: bool = False  # whether the program was started to be watched, and carries the tally
     seconds: float | None = None  # watched
     steps: int | None = None  # of optimizers, in that time
     device: str = "cpu"  # what trains: cpu, cuda, mps, xpu

@@ -13,6 +13,7 @@ MIB = 2**20
 BUSY = 0.70  # of the device, at least
 WAIT = 0.10  # for data, for kernels, or for a core: less is hardly worth the work
 OTHERS = 0.10  # of all cores' time; below it is the system's own work and its coarse clock
+UNFED = "no DataLoader of torch's fed two steps or more"
 OUTSIDE = "from outside it is not seen; start the training with: -- COMMAND"
 
 
@@ -44,7 +45,7 @@ def data(r: Readings) -> Finding:
     """Whether the training waits for its batches."""
     title = "waiting for data"
     if r.data_wait is None:
-        return unknown("data", title, WAIT, OUTSIDE)
+        return unknown("data", title, WAIT, UNFED if r.inside else OUTSIDE)
     said = f"{r.data_wait:.1%} of the time went to waiting for data."
     hidden = r.device != "cpu" and r.busy is not None and r.busy > 1 / WORTH
     if hidden and r.data_wait > WAIT:

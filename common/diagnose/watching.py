@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -114,4 +115,5 @@ class Watched:
     def readings(self) -> Readings:
         if self.gpu:
             self.gpu.stop()
-        return summarise(self.tree, self.told(), self.gpu, self.on_gpu)
+        seen = summarise(self.tree, self.told(), self.gpu, self.on_gpu)
+        return replace(seen, inside=self.folder is not None)

@@ -13,7 +13,7 @@ def to_text(readings: Readings) -> str:
     findings = diagnose(readings)
     rows = [f"{'':<26}{'measured':>13}  limit", *map(row, findings)]
     told = [one.sentence for one in findings if one.verdict in (ALARM, NOTE)]
-    paragraphs = [watched(readings), *told, verdict(findings)]
+    paragraphs = [watched(readings), *told, verdict(readings, findings)]
     first, *rest = (textwrap.fill(text, 80, break_on_hyphens=False) for text in paragraphs)
     return "\n".join([first, "", *rows, "", *rest])
 
@@ -45,13 +45,14 @@ def row(one: Finding) -> str:
     return f"{one.title:<26}{value:>13}  {bound + ' ' + limit:<16}{mark}".rstrip()
 
 
-def verdict(findings: list[Finding]) -> str:
+def verdict(r: Readings, findings: list[Finding]) -> str:
     """The recommendation, or why there is none."""
     best = recommended(findings)
     if best:
         return recommendation(best)
     if any(one.verdict == ALARM for one in findings):
-        return "No cause was seen. Started with -- COMMAND, more of the training is measured."
+        more = "" if r.inside else " Started with -- COMMAND, more of the training is measured."
+        return f"No cause was seen.{more}"
     if all(one.verdict == UNKNOWN for one in findings):
         return "Nothing could be measured."
     return "No alarm."
