@@ -413,8 +413,8 @@ def test_a_signal_that_ends_the_program_is_its_exit_status():
 
 WAITS = (
     "import os, time\n"
-    "print(os.getpid(), flush=True)\n"
     "try:\n"
+    "    print(os.getpid(), flush=True)\n"
     "    time.sleep(60)\n"
     "except KeyboardInterrupt:\n"
     "    raise SystemExit(4)\n"
