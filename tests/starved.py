@@ -12,9 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 SECONDS = 2.0
-STEPS = (
-    120  # of the one that grows: told after a dozen glances, which take longer on a busy machine
-)
+STEPS = 160  # of the one that grows: told after a dozen glances, however far apart
 WIDTH, ROWS = 1024, 512
 
 

@@ -17,7 +17,7 @@ from common.diagnose.tree import Tree
 from common.engine.errors import UserError
 from common.engine.gpu_watch import GpuWatch
 
-SHORTEST_S, LONGEST_S, GLANCES = 0.1, 1.0, 40  # between glances: so many in any time
+SHORTEST_S, LONGEST_S, GLANCES = 0.1, 0.5, 40  # between glances: so many in any time
 
 
 def watch_command(command: list[str]) -> tuple[Readings, int]:
