@@ -17,15 +17,19 @@ WIDTH, ROWS = 1024, 512
 
 
 class Samples(Dataset):
-    """Rows of a constant, made in so many seconds of computing; perhaps remembered."""
+    """Rows of a constant, made in so many seconds of reading and of computing, or remembered."""
 
-    def __init__(self, seconds: float = 0.0, kept: int = 0, rows: int = 1) -> None:
-        self.seconds, self.kept, self.rows, self.memory = seconds, kept, rows, []
+    def __init__(
+        self, read_s: float = 0.0, seconds: float = 0.0, kept: int = 0, rows: int = 1
+    ) -> None:
+        self.read_s, self.seconds = read_s, seconds
+        self.kept, self.rows, self.memory = kept, rows, []
 
     def __len__(self) -> int:
         return 10**6
 
     def __getitem__(self, place: int) -> torch.Tensor:
+        time.sleep(self.read_s)  # from a slow disk, say
         compute(self.seconds)
         self.memory.append(list(range(place, place + self.kept)))
         return torch.full((self.rows, WIDTH), float(place % 7))
@@ -40,7 +44,7 @@ def compute(seconds: float) -> None:
 
 CORES = os.cpu_count() or 1
 WAYS = {  # how samples are made, how many are a batch, and by how many workers
-    "main-process": (Samples(seconds=0.03), 2, 0),
+    "main-process": (Samples(read_s=0.05), 2, 0),
     "slow-worker": (Samples(seconds=0.05), 2, 1),
     "many-workers": (Samples(seconds=0.002), 4, 2 * CORES + 1),
     "growing-worker": (Samples(kept=2000), 8, 1),
