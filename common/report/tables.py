@@ -67,8 +67,10 @@ def to_text(frame: pd.DataFrame, workload: Workload) -> str:
     headline, brief = workload.headline, workload.shown(BRIEF)
     head = f"{headline.title:>8}{'':>6}{'x prev':>7}{'x base':>7}"
     texts = [[metric.text(value, "") for value in frame[metric.name]] for metric in brief]
-    widths = [max(6, *(len(text) + 1 for text in column)) for column in texts]
-    head += "".join(f"{unit(m.title):>{width}}" for m, width in zip(brief, widths, strict=True))
+    heads = [unit(metric.title) for metric in brief]
+    columns = [(head, *column) for head, column in zip(heads, texts, strict=True)]
+    widths = [max(6, *(len(text) + 1 for text in column)) for column in columns]
+    head += "".join(f"{text:>{width}}" for text, width in zip(heads, widths, strict=True))
     lines = [f"{'':>2} {'rung':<25}{head} in effect"]
     for place, row in enumerate(frame.to_dict("records")):
         if row["status"] != "ok":
