@@ -1,10 +1,12 @@
 """Shared by the tests: how to run the project's commands, and one measured tiny ladder."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +18,48 @@ from common.engine.errors import exit_on_user_error
 from common.engine.measure import measure
 from common.gpt.shape import Shape
 from common.workloads.train.session import TrainSession
+from tests import side_by_side
+from tests.side_by_side import Machine
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 is prime: it pads
+STEPS_RUN = ("-m", "tests.unwatched", "steps.run")
+MACHINE = pytest.StashKey[Machine]()
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    return min(len(side_by_side.processors()), side_by_side.MOST)
+
+
+def pytest_configure(config) -> None:
+    """Where this is one of several pytest processes, keep to its share of the processors."""
+    if told := getattr(config, "workerinput", None):
+        everything, number = side_by_side.processors(), int(told["workerid"].removeprefix("gw"))
+        own = side_by_side.share(everything, number, told["workercount"])
+        config.stash[MACHINE] = Machine(everything, own)
+        side_by_side.keep_to(own)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items) -> None:
+    side_by_side.group(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    machine = item.config.stash.get(MACHINE, None)
+    with machine.part() if machine else contextlib.nullcontext():
+        return (yield)
+
+
+@pytest.fixture(scope="session")
+def whole_machine(request) -> Callable[[], AbstractContextManager]:
+    """`with whole_machine():` no other test runs, and all processors are there.
+
+    For what processes do side by side, and what is forecast of it.
+    """
+    machine = request.config.stash.get(MACHINE, None)
+    return machine.whole if machine else contextlib.nullcontext
 
 
 def run(*command: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
@@ -66,7 +107,7 @@ def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The whole ladder at the tiny preset, measured once, compiled for real."""
     out = tmp_path_factory.mktemp("ladder")
     fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
-    command = ("-m", "steps.run", *fixed, "--json", "--out", str(out))
+    command = (*STEPS_RUN, *fixed, "--json", "--out", str(out))
     return out, run(*command, timeout=600)  # two minutes, where nothing else runs
 
 

@@ -15,7 +15,7 @@ from common.engine.errors import UserError
 from common.engine.ladder import Ladder, Rung
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER
-from tests.conftest import PROJECT
+from tests.conftest import PROJECT, STEPS_RUN
 from tests.faulty import rung
 
 NUMBER = LADDER.top + 1
@@ -147,7 +147,7 @@ def test_the_tests_of_the_ladders_pass_with_one_more_rung(copy):
         f"[{NUMBER}] or [{BEYOND_NUMBER}]"
     )
     done = inside(
-        copy, "-m", "pytest", *named, "-k", quick, "-p", "no:cacheprovider", "--no-header"
+        copy, "-m", "pytest", "-n0", *named, "-k", quick, "-p", "no:cacheprovider", "--no-header"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-500:]
 
@@ -155,7 +155,7 @@ def test_the_tests_of_the_ladders_pass_with_one_more_rung(copy):
 def test_one_more_rung_is_measured(copy, tmp_path):
     options = ("--preset", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2")
     done = inside(
-        copy, "-m", "steps.run", *options, "--only", f"0,{NUMBER}", "--layers", "1",
+        copy, *STEPS_RUN, *options, "--only", f"0,{NUMBER}", "--layers", "1",
         "--out", str(tmp_path), CXX="/no/such/compiler",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
