@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,16 +14,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.engine import children
+from common.engine.climb import Climb
 from common.engine.errors import exit_on_user_error
 from common.engine.measure import measure
 from common.gpt.shape import Shape
 from common.workloads.train.session import TrainSession
 from tests import side_by_side
 from tests.side_by_side import Machine
+from tests.unwatched import WITHOUT_CEILINGS, by_nobody, no_ceilings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 is prime: it pads
 STEPS_RUN = ("-m", "tests.unwatched", "steps.run")
+SHORT_RUN = ("-m", "tests.unwatched", WITHOUT_CEILINGS, "steps.run")
 MACHINE = pytest.StashKey[Machine]()
 
 
@@ -50,6 +54,15 @@ def pytest_runtest_protocol(item):
     machine = item.config.stash.get(MACHINE, None)
     with machine.part() if machine else contextlib.nullcontext():
         return (yield)
+
+
+@contextlib.contextmanager
+def short_climb() -> Iterator[None]:
+    """A climb within it is as a SHORT_RUN."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children, "cpu_disturbance", by_nobody)
+        patch.setattr(Climb, "measure_ceilings", no_ceilings)
+        yield
 
 
 @pytest.fixture(scope="session")

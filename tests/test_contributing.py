@@ -15,7 +15,7 @@ from common.engine.errors import UserError
 from common.engine.ladder import Ladder, Rung
 from ladders.beyond import LADDER as BEYOND
 from steps import LADDER
-from tests.conftest import PROJECT, STEPS_RUN
+from tests.conftest import PROJECT, SHORT_RUN
 from tests.faulty import rung
 
 NUMBER = LADDER.top + 1
@@ -155,7 +155,7 @@ def test_the_tests_of_the_ladders_pass_with_one_more_rung(copy):
 def test_one_more_rung_is_measured(copy, tmp_path):
     options = ("--preset", "tiny", "--device", "cpu", "--rounds", "1", "--steps", "2")
     done = inside(
-        copy, *STEPS_RUN, *options, "--only", f"0,{NUMBER}", "--layers", "1",
+        copy, *SHORT_RUN, *options, "--only", f"0,{NUMBER}", "--layers", "1",
         "--out", str(tmp_path), CXX="/no/such/compiler",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,7 +23,7 @@ from common.workloads.train.parts import NETWORK
 from common.workloads.train.presets import baseline
 from common.workloads.train.recipe import Recipe
 from ladders.parallel import LADDER
-from tests.conftest import PROJECT, STEPS_RUN, last_json, run, width
+from tests.conftest import PROJECT, SHORT_RUN, STEPS_RUN, last_json, run, width
 
 NUMBERS = range(1, LADDER.top + 1)
 CPU = describe("cpu")
@@ -33,9 +33,9 @@ def foot(devices: int = 8) -> ParallelRecipe:
     return LADDER.foot(Recipe(devices=devices, dropout=0.0, batch_size=2), CPU)
 
 
-def command(out, *options: str) -> tuple[str, ...]:
+def command(out, *options: str, start: tuple = SHORT_RUN) -> tuple[str, ...]:
     fixed = ("--ladder", "parallel", "--preset", "tiny", "--device", "cpu", "--rounds", "1")
-    return (*STEPS_RUN, *fixed, "--steps", "3", "--out", str(out), *options)
+    return (*start, *fixed, "--steps", "3", "--out", str(out), *options)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def climbed(tmp_path_factory, whole_machine):
     """The whole ladder with two gloo processes: its output, and its records by rung."""
     out = tmp_path_factory.mktemp("parallel")
     with whole_machine():  # how long a pipeline's stages compute is timed
-        done = run(*command(out, "--nproc", "2", "--profile"))
+        done = run(*command(out, "--nproc", "2", "--profile", start=STEPS_RUN))
     return done, {record["rung"]: record for record in Records(out / "records.jsonl").read()}, out
 
 
@@ -153,7 +153,7 @@ def test_a_two_dimensional_mesh_of_four_processes(tmp_path):
 
 def test_the_ladder_of_steps_ends_on_all_devices(tmp_path):
     done = run(
-        *(*STEPS_RUN, "--preset", "tiny", "--device", "cpu", "--nproc", "2"),
+        *(*SHORT_RUN, "--preset", "tiny", "--device", "cpu", "--nproc", "2"),
         *("--only", "0,11", "--rounds", "1", "--steps", "2", "--batch-size", "2"),
         *("--out", str(tmp_path)),
         CXX="/no/such/compiler",  # eager: this is about processes

@@ -23,8 +23,17 @@ from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from steps import LADDER
-from tests import faulty, unwatched
-from tests.conftest import PROJECT, STEPS_RUN, fake_record, last_json, run, width
+from tests import faulty
+from tests.conftest import (
+    PROJECT,
+    SHORT_RUN,
+    STEPS_RUN,
+    fake_record,
+    last_json,
+    run,
+    short_climb,
+    width,
+)
 
 # the step whose batch is found by search
 SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.changes)
@@ -49,9 +58,8 @@ def faulty_climb(tmp_path_factory):
         preset="tiny",
         timeout=60.0,
     )
-    with Display(plan) as display, pytest.MonkeyPatch.context() as patch:
+    with Display(plan) as display, short_climb(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "run_job", run_job)
-        patch.setattr(children, "cpu_disturbance", unwatched.by_nobody)
         Climb(plan, store, display).run()
     return store.read(), store
 
@@ -173,7 +181,7 @@ def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder
 )
 def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
     done = run(
-        *(*STEPS_RUN, "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
+        *(*SHORT_RUN, "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
         *("--rounds", "1", "--out", str(tmp_path)),
         CXX=compiler,
         TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"),

@@ -24,7 +24,8 @@ from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from ladders.beyond import LADDER
-from tests import faulty, refusing, unwatched
+from tests import faulty, refusing
+from tests.conftest import short_climb
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 CPU = describe("cpu")
@@ -254,8 +255,7 @@ def real(folder: Path, ladder: Ladder, number: int, shape: Shape) -> dict:
         preset="tiny",
         timeout=120.0,
     )
-    with Display(plan) as display, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(children, "cpu_disturbance", unwatched.by_nobody)
+    with Display(plan) as display, short_climb():
         Climb(plan, Records(folder / "records.jsonl"), display).run()
     (record,) = Records(folder / "records.jsonl").read()
     return record
