@@ -37,10 +37,13 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 def pytest_configure(config) -> None:
     """Where this is one of several pytest processes, keep to its share of the processors."""
+    # threads that wait for each other sleep; by default they spin, and the others wait for them
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if told := getattr(config, "workerinput", None):
         everything, number = side_by_side.processors(), int(told["workerid"].removeprefix("gw"))
         own = side_by_side.share(everything, number, told["workercount"])
         config.stash[MACHINE] = Machine(everything, own)
+        torch.set_num_threads(torch.get_num_threads())  # for all: how they sum up is tested, too
         side_by_side.keep_to(own)
 
 
@@ -109,19 +112,19 @@ def refusal(capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory):
-    """No test reads or fills the user's cache, or takes long because something else runs here."""
+    """No test reads or fills the user's cache."""
     os.environ["LADDER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    # threads that wait for each other sleep; by default they spin, and the others wait for them
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
 def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The whole ladder at the tiny preset, measured once, compiled for real."""
+    """The whole ladder at the tiny preset, measured once, compiled for real, for all threads."""
     out = tmp_path_factory.mktemp("ladder")
     fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
     command = (*STEPS_RUN, *fixed, "--json", "--out", str(out))
-    return out, run(*command, timeout=600)  # two minutes, where nothing else runs
+    threads = str(torch.get_num_threads())
+    # two minutes, where nothing else runs
+    return out, run(*command, timeout=600, OMP_NUM_THREADS=threads)
 
 
 @pytest.fixture(scope="session")

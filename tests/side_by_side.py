@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-import torch
 
 MOST = 4  # processes: each imports torch, and measures
 WIDE = ("session", "module")  # of a fixture that several tests share: what they share is measured
@@ -39,7 +38,6 @@ def keep_to(chosen: set[int]) -> None:
     """Let this process, and what it will start, use these processors only."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, chosen)
-        torch.set_num_threads(len(chosen))
 
 
 def share(everything: set[int], number: int, count: int) -> set[int]:
