@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -29,6 +30,7 @@ SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 
 STEPS_RUN = ("-m", "tests.unwatched", "steps.run")
 SHORT_RUN = ("-m", "tests.unwatched", WITHOUT_CEILINGS, "steps.run")
 MACHINE = pytest.StashKey[Machine]()
+FOLDER = pytest.StashKey[tempfile.TemporaryDirectory]()
 
 
 def pytest_xdist_auto_num_workers(config) -> int:
@@ -36,7 +38,7 @@ def pytest_xdist_auto_num_workers(config) -> int:
 
 
 def pytest_configure(config) -> None:
-    """Where this is one of several pytest processes, keep to its share of the processors."""
+    """Of one of several pytest processes: keep to its share of the processors."""
     # threads that wait for each other sleep; by default they spin, and the others wait for them
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if told := getattr(config, "workerinput", None):
@@ -47,9 +49,26 @@ def pytest_configure(config) -> None:
         side_by_side.keep_to(own)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items) -> None:
-    side_by_side.group(items)
+def pytest_configure_node(node) -> None:
+    node.workerinput["groups"] = str(groups_path(node.config))
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    groups = side_by_side.group(items)
+    if told := getattr(config, "workerinput", None):
+        side_by_side.write_groups(Path(told["groups"]), groups)
+
+
+def pytest_xdist_make_scheduler(config, log) -> side_by_side.Groups:
+    return side_by_side.Groups(config, log, groups_path(config))
+
+
+def groups_path(config) -> Path:
+    """Where the processes write the groups of the tests, for the one that hands them out."""
+    if FOLDER not in config.stash:
+        config.stash[FOLDER] = tempfile.TemporaryDirectory(prefix="ladder-tests-")
+        config.add_cleanup(config.stash[FOLDER].cleanup)
+    return Path(config.stash[FOLDER].name) / "groups.json"
 
 
 @pytest.hookimpl(wrapper=True)

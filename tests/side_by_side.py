@@ -7,17 +7,21 @@ them asks for `whole_machine`.
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+from common.engine.records import write_atomically
 
 MOST = 4  # processes: each imports torch, and measures
 WIDE = ("session", "module")  # of a fixture that several tests share: what they share is measured
 WHOLE = "whole_machine"
-GROUP = pytest.StashKey[str]()
 HERE, FILES = Path(__file__).parent, ("__init__.py", "conftest.py")
 EVERYBODYS = {"own_environment"}  # what all tests have, which keeps none of them together
 # the longest first, so that all processes end together; whoever is not named comes behind these
@@ -69,24 +73,46 @@ def stem(item: pytest.Item) -> str:
     return item.path.stem.removeprefix("test_")
 
 
-def group(items: list[pytest.Item]) -> None:
-    """Name for each test the group that one process has, and put the longest groups first.
+def group(items: list[pytest.Item]) -> dict[str, str]:
+    """The group of each test, which one process has whole; the longest groups are put first.
 
     What is measured once for several tests keeps these together; all others go by file. Whoever
     needs the whole machine is last, when the others have little left to wait with.
     """
     uses = [shared(item) for item in items]
     unions = together([names for names in uses if names])
-    order = {}
+    order, groups = {}, {}
     for item, names in zip(items, uses, strict=True):
         union = next((one for one in unions if names & one), set())
         name = " ".join(sorted(union)) or item.path.name
-        item.add_marker(pytest.mark.xdist_group(name.replace("@", " ")))
         place = LONGEST.index(stem(item)) if stem(item) in LONGEST else len(LONGEST)
         rank = (any(one.endswith(WHOLE) for one in union), not union, place)
         order[name] = min(rank, order.get(name, rank))
-        item.stash[GROUP] = name
-    items.sort(key=lambda item: (order[item.stash[GROUP]], item.stash[GROUP]))
+        groups[item.nodeid] = name
+    items.sort(key=lambda item: (order[groups[item.nodeid]], groups[item.nodeid]))
+    return groups
+
+
+class Groups(LoadScopeScheduling):
+    """Hands out the groups, which the other processes have written there, in the tests' order.
+
+    Not xdist's own loadgroup: pytest 9.2 has no `_nodeid`, in which xdist 3.8 notes a group.
+    """
+
+    def __init__(self, config, log, path: Path) -> None:
+        super().__init__(config, log)
+        self.path = path
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        return json.loads(self.path.read_text())
+
+    def _split_scope(self, nodeid: str) -> str:
+        return self.groups[nodeid]
+
+
+def write_groups(path: Path, groups: dict[str, str]) -> None:
+    write_atomically(path, json.dumps(groups).encode())
 
 
 # -- who runs when --
