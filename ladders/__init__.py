@@ -11,6 +11,7 @@ LADDERS = {
     "parallel": "ladders.parallel",
     "beyond": "ladders.beyond",
     "memory": "ladders.memory",
+    "data": "ladders.data",
 }
 
 

@@ -15,12 +15,14 @@ import torch
 from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
+from common.workloads.batches.recipe import FedRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
+from ladders.data import LADDER as DATA
 from ladders.memory import LADDER as MEMORY
 from steps import LADDER as STEPS
 from steps import step07_flash_attention
@@ -88,6 +90,8 @@ WHY_NOT = {
     "y": ("one device", "the presets are for one"),
     "z": ("float16 products", "torch.amp.GradScaler; slower than float32's on CPUs: LOG.md"),
     "A": ("is the host's", "memory's rung 12; Apple, Metal: GPUs share the memory of the system"),
+    "B": ("device of its own", "data's rung 12; the same, and a CPU is its own host"),
+    "C": ("--starved", "data's rung 7: the presets' samples are tokens only"),
 }
 
 # Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
@@ -141,6 +145,21 @@ MEMORY_TABLE = """
 12 Activations on the host  .     .    .    .     .     .     .      .    .    A    A    A
 13 Garbage collection       .     .    .    .     .     .     .      .    .    .    .    .
 """
+DATA_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Tokenised once           .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Memory-mapped tokens     .     .    .    .     .     .     .      .    .    .    .    .
+ 3 Dynamic padding          .     .    .    .     .     .     .      .    .    .    .    .
+ 4 Bucketing                .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Packing                  .     .    .    .     .     .     .      .    .    .    .    .
+ 6 Packing without a mask   .     .    .    .     .     .     .      .    .    .    .    .
+ 7 Samples kept             C     C    C    C     C     C     C      C    C    C    C    C
+ 8 Worker processes         .     .    .    .     .     .     .      .    .    .    .    .
+ 9 Persistent workers       .     .    .    .     .     .     .      .    .    .    .    .
+10 Prefetch factor          .     .    .    .     .     .     .      .    .    .    .    .
+11 Pinned memory            .     .    .    .     .     .     .      .    .    d    d    d
+12 Prefetch onto the device .     .    .    .     .     .     .      .    .    B    B    B
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -156,6 +175,7 @@ TABLES = {
     "steps": (STEPS, cells(STEPS_TABLE)),
     "beyond": (BEYOND, cells(BEYOND_TABLE)),
     "memory": (MEMORY, cells(MEMORY_TABLE)),
+    "data": (DATA, cells(DATA_TABLE)),
 }
 
 
@@ -178,7 +198,9 @@ def all_compilers(monkeypatch, tmp_path):
 
 def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     """Each rung's answer on top of those that it stands on and that apply, 8 windows at a time."""
-    foot, answers = ladder.foot(replace(auto(device)[1], batch_size=8), device), {}
+    start = replace(auto(device)[1], batch_size=8)
+    start = FedRecipe.of(start) if ladder is DATA else start
+    foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]
         answers[rung.number] = rung.applies(device, ladder.compose(foot, below))

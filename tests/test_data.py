@@ -67,7 +67,7 @@ def test_a_damaged_cache_is_noticed_and_made_again(cache, damage):
     else:
         file.write_bytes(b"\0" * 4 if damage == "nothing" else content[: cut[damage]])
     assert np.array_equal(read_tokens(text), whole)
-    assert damage == "folder" or np.array_equal(data._read_cached(file), whole)
+    assert damage == "folder" or np.array_equal(data.read_cached(file), whole)
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(monkeypatch):

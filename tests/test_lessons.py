@@ -16,11 +16,12 @@ from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
+from ladders.data import LADDER as DATA
 from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
@@ -32,7 +33,7 @@ def test_a_lesson_has_all_its_parts_in_order(name):
     title, blank, *lines = lesson.splitlines()
     assert re.fullmatch(r"\d+\. \S.*\.", title)
     assert blank == ""
-    parts = PARTS + ("Expected",) * (RUNGS[name] in (*BEYOND.rungs, *MEMORY.rungs))
+    parts = PARTS + ("Expected",) * (RUNGS[name] in (*BEYOND.rungs, *MEMORY.rungs, *DATA.rungs))
     starts = [re.findall(rf"(?m)^{part}: (?=\S)", lesson) for part in parts]
     assert [len(found) for found in starts] == [1] * len(parts), parts
     places = [lesson.index(f"\n{found[0]}") for found in starts]

@@ -72,6 +72,7 @@ def check_output(stdout: str) -> list[re.Match]:
     assert int(rows[1][5]) > 0
     assert float(rows[-1][3]) < float(rows[0][3])
     assert any(line.startswith("Every effort moves you") for line in lines)
+    assert any("of the time went to waiting for data" in line for line in lines)
     assert re.match(r"Allocated memory: \d+\.\d{4} GB", lines[-2])
     assert re.match(r"Reserved memory: \d+\.\d{4} GB", lines[-1])
     return rows

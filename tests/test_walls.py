@@ -14,23 +14,31 @@ OWN = ("common", "steps", "ladders", "tests")
 ARROWS = {
     "common.engine": (),
     "common.report": ("common.engine",),
+    "common.diagnose": ("common.engine",),
     "common.accelerator": ("common.engine",),
     "common.gpt": ("common.engine",),
     "common.workloads.train": (
         *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        "common.diagnose",
     ),
     "common.workloads.parallel": (
         *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
     ),
+    "common.workloads.batches": (
+        *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
-    "common.scripts": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
+    "common.scripts": (
+        *("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
+        "common.diagnose",
+    ),
     "common.forecast": ("common", "steps", "ladders"),
     "common.memory": ("common", "steps", "ladders"),
     "common.cli": ("common", "steps", "ladders"),
 }
 DOORS = {
-    "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report"),
+    "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report", "diagnose"),
     "ladders": ("forecast", "table", "track"),
 }
 OF_WORKLOADS = re.compile(

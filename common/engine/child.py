@@ -147,7 +147,10 @@ def prober(job: dict) -> Callable[[object], dict[str, str]]:
 
 
 def die_with_parent() -> None:
-    sys.stdin.buffer.read()  # returns when the parent's end closes, however the parent ended
+    # ends when the parent's end closes, however the parent ended. Not by sys.stdin, whose lock this
+    # thread would hold for ever: a forked process that closes its sys.stdin would wait for it
+    while os.read(0, 4096):
+        pass
     os.killpg(0, signal.SIGKILL)  # with inductor's compile workers; the parent made the group
 
 

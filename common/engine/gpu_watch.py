@@ -148,12 +148,13 @@ def disturbance(window: dict) -> str | None:
 
 def _load(nvml):
     """NVML, ready to be asked, or None."""
-    try:
-        if nvml is None:
+    if nvml is None:
+        try:
             import pynvml as nvml  # package nvidia-ml-py; of use only beside an NVIDIA driver
+        except ImportError:
+            return None
+    try:
         nvml.nvmlInit()
-    except ImportError:
-        return None
     except nvml.NVMLError:
         return None
     return nvml

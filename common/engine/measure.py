@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from common.engine.clock import time_steps
+from common.engine.processor_time import ProcessorTime
 from common.engine.session import Session, Settings, Timed
 
 
@@ -95,6 +96,6 @@ def in_turns(session: Session, turns: Turns, warm_s: float) -> Timed:
 
 
 def clocked(session: Session, more: Callable[[int], bool]) -> Timed:
-    cpu_before = time.process_time()
+    processor = ProcessorTime()
     step_s, window_s = time_steps(session.step, more, session.clock())
-    return Timed(step_s=step_s, window_s=window_s, cpu_s=time.process_time() - cpu_before)
+    return Timed(step_s=step_s, window_s=window_s, cpu_s=processor.passed())

@@ -28,7 +28,7 @@ class Timed:
 
     step_s: list[float]  # each step
     window_s: float  # the host's time from edge to edge
-    cpu_s: float  # processor time of this process
+    cpu_s: float  # processor time of this process and of what it started
 
 
 class Session:

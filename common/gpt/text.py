@@ -202,14 +202,14 @@ def read_tokens(text: Text) -> np.ndarray:
     The cache goes by the text's content: with its file no tokenizer is needed.
     """
     path = tokens_path(text)
-    if (tokens := _read_cached(path)) is not None:
+    if (tokens := read_cached(path)) is not None:
         return tokens
     ids = np.array(encode(text.content), dtype="<u2")
     try:
         write_atomically(path, with_checksum(ids.tobytes()))
     except OSError:
         return ids  # a cache that cannot be written costs a second, not the run
-    cached = _read_cached(path)
+    cached = read_cached(path)
     return ids if cached is None else cached
 
 
@@ -222,7 +222,7 @@ def tokens_path(text: Text) -> Path:
     return cache_dir() / f"tokens-{text.sha256[:16]}-{VOCAB_BPE_SHA256[:8]}.u16"
 
 
-def _read_cached(path: Path) -> np.ndarray | None:
+def read_cached(path: Path) -> np.ndarray | None:
     """The tokens, or None if the file is missing or its last four bytes are not their CRC-32."""
     if not is_file(path):
         return None

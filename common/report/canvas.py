@@ -102,10 +102,12 @@ def shorten(text: Text, width: float) -> None:
             return
 
 
-def amounts(axes, most: int = 5) -> None:
-    """Mark the x axis with a few round numbers, written out."""
+def amounts(axes, most: int = 5, share: bool = False) -> None:
+    """Mark the x axis with a few round numbers, written out; `share`: as per cent."""
     axes.locator_params(axis="x", nbins=most)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+    form = "{:.3g}%" if share else "{:,.10g}"
+    times = 100 if share else 1
+    axes.xaxis.set_major_formatter(lambda value, _: form.format(times * value))
 
 
 def frame_texts(figure: Figure, title: str, below: Sequence[str]) -> None:

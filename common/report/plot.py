@@ -134,7 +134,7 @@ def draw_bars(axes, rows: list[dict], metric: Metric, title: str) -> None:
         if not pd.isna(row[metric.name]):
             axes.barh(place, row[metric.name], color=ORANGE, height=0.72)
             label(axes, row[metric.name], place, metric.text(row[metric.name]))
-    amounts(axes, FEW)
+    amounts(axes, FEW, share=metric.form.endswith("%"))
     head(axes, title, 16)
 
 

@@ -106,7 +106,9 @@ def control_text(found: dict | None) -> str:
     if found is None:
         return ""
     same = f"control: rung {found['rung']} once more is x{found['ratio']:.3f} of itself"
-    said = f"{same} ({found['low']:.3f} to {found['high']:.3f})"
+    known = not math.isnan(found["low"])
+    within = f"{found['low']:.3f} to {found['high']:.3f}" if known else "too few turns to judge it"
+    said = f"{same} ({within})"
     if found["differs"]:
         said += "; the same must not differ, so this run judges nothing: measure again"
     return said

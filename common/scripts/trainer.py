@@ -24,6 +24,7 @@ from common.gpt.text import Windows, read_text, read_tokens, split
 from common.scripts.checkpoints import Checkpoints
 from common.scripts.outputs import optional, tell
 from common.scripts.position import Found, Position, converted, identity_of, unlike
+from common.scripts.waits import Waits
 from common.scripts.world import World
 from common.workloads.train.batches import make_loader, to_device
 from common.workloads.train.build import build, evaluate, seed_dropout, train_step
@@ -40,24 +41,33 @@ EVAL_WINDOWS = 8  # of each split: enough for a curve; outside the clock, so it 
 class Stopwatch:
     """Seconds of training steps only: stopped around everything else."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.begun = device, None
+    def __init__(self, device: torch.device, waits: Waits) -> None:
+        self.device, self.waits, self.begun = device, waits, None
         self.reset()
 
     def reset(self) -> None:
-        self.seconds, self.steps = 0.0, 0
+        self.seconds, self.waited, self.steps = 0.0, 0.0, 0
 
     def start(self) -> None:
         """Go on, if it is stopped. Waits for the device only then."""
         if self.begun is None:
             synchronize(self.device)
+            self.waits.start()
             self.begun = time.perf_counter()
 
     def stop(self) -> None:
         if self.begun is not None:
             synchronize(self.device)
-            self.seconds += time.perf_counter() - self.begun
-            self.begun = None
+            seconds = time.perf_counter() - self.begun
+            self.seconds, self.begun = self.seconds + seconds, None
+            self.waits.stop(seconds)
+
+    def next(self, batches: Iterator) -> list[torch.Tensor]:
+        """The next batch; the wait for it is timed for itself, too."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self.waited += time.perf_counter() - asked
+        return batch
 
 
 class Trainer:
@@ -84,7 +94,8 @@ class Trainer:
         self.sampler = DistributedSampler(train, world.size, world.rank, drop_last=True)
         self.loader = make_loader(train, recipe, self.sampler)
         self.eval_batches = [self.first_windows(windows) for windows in (train, validation)]
-        self.watch = Stopwatch(self.device)
+        self.waits = Waits(facts.type, facts.name, world.local_rank)
+        self.watch = Stopwatch(self.device, self.waits)
         self.lines = 0  # printed by this process
         self.tokens, self.seconds = 0, 0.0  # of all steps but the first
         self.position = Position()
@@ -215,7 +226,9 @@ class Trainer:
         batches = self.batches(epoch, done)
         for count in range(done + 1, last + 1):
             self.watch.start()
-            train_step(self.run, *to_device(self.run.recipe, self.device, *next(batches)))
+            train_step(
+                self.run, *to_device(self.run.recipe, self.device, *self.watch.next(batches))
+            )
             self.watch.steps += 1
             steps = self.position.steps + 1
             ends = count == last
@@ -260,8 +273,12 @@ class Trainer:
         watch = self.watch
         batch = self.run.recipe.batch_size * self.run.shape.context * self.world.size
         seconds, tokens = self.world.slowest(watch.seconds), watch.steps * batch
+        waited = self.world.slowest(watch.waited)
         if self.lines:  # the first step may compile: it is in no average
             self.tokens, self.seconds = self.tokens + tokens, self.seconds + seconds
+            self.waits.take(seconds, waited)
+        else:
+            self.waits.drop()
         watch.reset()
         self.lines += 1
         train, validation = (
@@ -292,6 +309,10 @@ class Trainer:
         }
         with optional(f"the record {getattr(self.options, 'record', '')}"):
             for line in self.world.summary(row):
+                self.say(line)
+        with optional("reading the waits"):
+            workers = getattr(self.loader, "num_workers", None)
+            if line := self.waits.line(self.run.recipe.batch_size, workers, self.world.size):
                 self.say(line)
         with optional("reading the memory"):
             self.say_memory()

@@ -37,6 +37,7 @@ class Run:
     graphs: int = 0  # compiled
     graph_breaks: int = 0
     counted: object | None = None  # what an update held: tensor_memory.Counted, where it is counted
+    feed: object | None = None  # where documents' batches come from: a Feed, where there is one
 
     @property
     def inner(self) -> GPT:
@@ -57,7 +58,7 @@ def build(
     """
     seed_dropout(replica=0)  # parameters have seeds of their own
     torch.set_float32_matmul_precision(recipe.matmul_precision)
-    model = GPT(shape, recipe, padded_vocab_size(recipe, shape))
+    model = recipe.model(shape, recipe, padded_vocab_size(recipe, shape))
     seed_parameters(model, shape)
     model.to(device=device, dtype=recipe.dtype)
     model = wrap(model)

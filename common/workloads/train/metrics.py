@@ -2,6 +2,9 @@
 
 from statistics import mean, median
 
+from common.diagnose import rules
+from common.diagnose.finding import ALARM
+from common.diagnose.readings import Readings
 from common.engine.metric import BRIEF, CSV, HIGHER, LOWER, Metric
 
 
@@ -58,20 +61,12 @@ def joule_per_ktok(record: dict) -> float | None:
     return None if joules is None else 1e3 * joules / tokens
 
 
-LOW_UTILISATION = 0.70
-
-
 def low_utilisation(window: dict, data_wait_share: float, batch_size: int) -> str | None:
     """A warning with the likely cause if the GPU was idle too often. `data_wait_share`: 0 to 1."""
     busy = window.get("utilisation")
-    if busy is None or busy >= LOW_UTILISATION:
-        return None
-    cause = "gaps between kernel launches"
-    if data_wait_share > 0.1:
-        cause = f"waiting for data ({data_wait_share:.0%} of the time)"
-    elif batch_size <= 4:
-        cause = f"the small batch ({batch_size})"
-    return f"The GPU was busy only {busy:.0%} of the time; the likely cause is {cause}."
+    seen = Readings(device="cuda", busy=busy, data_wait=data_wait_share, batch_size=batch_size)
+    found = rules.device(seen)
+    return found.sentence if found.verdict == ALARM else None
 
 
 def efficiency(rows: list[dict]) -> dict[int, float]:

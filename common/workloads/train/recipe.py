@@ -11,7 +11,16 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from common.gpt.model import GELU, Block, CausalAttention, LayerNorm, Linear, LogitsLoss, StoredMask
+from common.gpt.model import (
+    GELU,
+    GPT,
+    Block,
+    CausalAttention,
+    LayerNorm,
+    Linear,
+    LogitsLoss,
+    StoredMask,
+)
 from common.workloads.train.update import OnDevice
 
 OURS = ("common.gpt", "common.workloads", "steps", "ladders")  # where a recipe's parts may be
@@ -33,6 +42,7 @@ class Recipe:
     attention: type[CausalAttention] = CausalAttention  # how heads attend
     linear: type[Linear] = Linear  # how the layers with a weight matrix multiply
     block: type[Block] = Block  # attention and feed-forward, built as block(shape, recipe)
+    model: type[GPT] = GPT  # from ids to logits, built as model(shape, recipe, vocab_size)
     compile: bool = False  # torch.compile the model, in place
     compile_mode: str = "default"  # torch.compile's
     objective: type[nn.Module] = LogitsLoss  # from ids to the loss, built as objective(model, self)

@@ -230,7 +230,7 @@ class Training(Workload):
         return Recipe.from_record(values)
 
     def load_settings(self, values: dict) -> Settings:
-        return Settings.from_json(values)
+        return self.settings.from_json(values)
 
     @contextmanager
     def place(self, recipe: Recipe, settings: Settings) -> Iterator[torch.device]:
