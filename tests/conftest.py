@@ -73,8 +73,11 @@ def groups_path(config) -> Path:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    machine = item.config.stash.get(MACHINE, None)
-    with machine.part() if machine else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if machine := item.config.stash.get(MACHINE, None):
+            stack.enter_context(machine.part())
+            if side_by_side.needs_all(item):
+                stack.enter_context(machine.whole())
         return (yield)
 
 
