@@ -1,10 +1,13 @@
 """Shared by the tests: how to run the project's commands, and one measured tiny ladder."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +15,89 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from common.engine import children
+from common.engine.climb import Climb
 from common.engine.errors import exit_on_user_error
 from common.engine.measure import measure
 from common.gpt.shape import Shape
 from common.workloads.train.session import TrainSession
+from tests import side_by_side
+from tests.side_by_side import Machine
+from tests.unwatched import WITHOUT_CEILINGS, by_nobody, no_ceilings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SMALL = Shape(layers=2, heads=2, emb_dim=32, context=16, vocab_size=509)  # 509 is prime: it pads
+STEPS_RUN = ("-m", "tests.unwatched", "steps.run")
+SHORT_RUN = ("-m", "tests.unwatched", WITHOUT_CEILINGS, "steps.run")
+MACHINE = pytest.StashKey[Machine]()
+FOLDER = pytest.StashKey[tempfile.TemporaryDirectory]()
+
+
+def pytest_xdist_auto_num_workers(config) -> int:
+    return min(len(side_by_side.processors()), side_by_side.MOST)
+
+
+def pytest_configure(config) -> None:
+    """Of one of several pytest processes: keep to its share of the processors."""
+    # threads that wait for each other sleep; by default they spin, and the others wait for them
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if told := getattr(config, "workerinput", None):
+        everything, number = side_by_side.processors(), int(told["workerid"].removeprefix("gw"))
+        own = side_by_side.share(everything, number, told["workercount"])
+        config.stash[MACHINE] = Machine(everything, own)
+        torch.set_num_threads(torch.get_num_threads())  # for all: how they sum up is tested, too
+        side_by_side.keep_to(own)
+
+
+def pytest_configure_node(node) -> None:
+    node.workerinput["groups"] = str(groups_path(node.config))
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    groups = side_by_side.group(items)
+    if told := getattr(config, "workerinput", None):
+        side_by_side.write_groups(Path(told["groups"]), groups)
+
+
+def pytest_xdist_make_scheduler(config, log) -> side_by_side.Groups:
+    return side_by_side.Groups(config, log, groups_path(config))
+
+
+def groups_path(config) -> Path:
+    """Where the processes write the groups of the tests, for the one that hands them out."""
+    if FOLDER not in config.stash:
+        config.stash[FOLDER] = tempfile.TemporaryDirectory(prefix="ladder-tests-")
+        config.add_cleanup(config.stash[FOLDER].cleanup)
+    return Path(config.stash[FOLDER].name) / "groups.json"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    with contextlib.ExitStack() as stack:
+        if machine := item.config.stash.get(MACHINE, None):
+            stack.enter_context(machine.part())
+            if side_by_side.needs_all(item):
+                stack.enter_context(machine.whole())
+        return (yield)
+
+
+@contextlib.contextmanager
+def short_climb() -> Iterator[None]:
+    """A climb within it is as a SHORT_RUN."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children, "cpu_disturbance", by_nobody)
+        patch.setattr(Climb, "measure_ceilings", no_ceilings)
+        yield
+
+
+@pytest.fixture(scope="session")
+def whole_machine(request) -> Callable[[], AbstractContextManager]:
+    """`with whole_machine():` no other test runs, and all processors are there.
+
+    For what processes do side by side, and what is forecast of it.
+    """
+    machine = request.config.stash.get(MACHINE, None)
+    return machine.whole if machine else contextlib.nullcontext
 
 
 def run(*command: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
@@ -55,19 +134,19 @@ def refusal(capsys):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_environment(tmp_path_factory):
-    """No test reads or fills the user's cache, or takes long because something else runs here."""
+    """No test reads or fills the user's cache."""
     os.environ["LADDER_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    # threads that wait for each other sleep; by default they spin, and the others wait for them
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @pytest.fixture(scope="session")
 def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    """The whole ladder at the tiny preset, measured once, compiled for real."""
+    """The whole ladder at the tiny preset, measured once, compiled for real, for all threads."""
     out = tmp_path_factory.mktemp("ladder")
     fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
-    command = ("-m", "steps.run", *fixed, "--json", "--out", str(out))
-    return out, run(*command, timeout=600)  # two minutes, where nothing else runs
+    command = (*STEPS_RUN, *fixed, "--json", "--out", str(out))
+    threads = str(torch.get_num_threads())
+    # two minutes, where nothing else runs
+    return out, run(*command, timeout=600, OMP_NUM_THREADS=threads)
 
 
 @pytest.fixture(scope="session")

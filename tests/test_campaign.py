@@ -17,7 +17,7 @@ from common.engine import children
 from common.engine.device import DeviceFacts
 from common.engine.records import Records
 from steps import LADDER
-from tests.conftest import PROJECT, run
+from tests.conftest import PROJECT, SHORT_RUN, run
 from tests.test_resume import at_once
 
 H100 = DeviceFacts(type="cuda", name="NVIDIA H100 80GB HBM3", vendor="nvidia", memory_gib=80.0,
@@ -65,7 +65,8 @@ def made_up_script(command, seconds):
 def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     """Real children, a limit that ends while one works, and the same command until all is done."""
     out, eager = tmp_path / "campaign", {"CXX": "/no/such/compiler"}  # this is about the limit
-    command = ("-m", "steps.campaign", *TINY, "--only", "steps,scripts", "--out", str(out))
+    command = (*SHORT_RUN[:-1], "steps.campaign", *TINY, "--only", "steps,scripts")
+    command += ("--out", str(out))
     first = run(*command, "--minutes", "30", "--each", "0.6", timeout=120, **eager)
     assert first.returncode == 0, first.stderr
     assert "the same command goes on from here" in first.stdout

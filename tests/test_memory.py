@@ -30,7 +30,7 @@ from common.workloads.train.update_check import answers_of_update, given, of_une
 from ladders.memory import LADDER, foot, step12_offload
 from ladders.memory.step05_checkpointing import CheckpointedBlock
 from ladders.memory.step06_selective_checkpointing import KeepsAttention, KeepsProducts
-from tests.conftest import PROJECT, SMALL, run
+from tests.conftest import PROJECT, SHORT_RUN, SMALL, run
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NUMBERS = range(1, LADDER.top + 1)
@@ -448,7 +448,7 @@ def climbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("memory")
     options = ("--preset", "tiny", "--device", "cpu", "--steps", "2", "--layers", "1")
     done = run(
-        *("-m", "steps.run", "--ladder", "memory", *options, "--only", "0,6,11,12"),
+        *(*SHORT_RUN, "--ladder", "memory", *options, "--only", "0,6,11,12"),
         *("--out", str(out)),
     )
     assert done.returncode == 0, done.stdout + done.stderr

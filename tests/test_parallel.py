@@ -23,7 +23,7 @@ from common.workloads.train.parts import NETWORK
 from common.workloads.train.presets import baseline
 from common.workloads.train.recipe import Recipe
 from ladders.parallel import LADDER
-from tests.conftest import PROJECT, last_json, run, width
+from tests.conftest import PROJECT, SHORT_RUN, STEPS_RUN, last_json, run, width
 
 NUMBERS = range(1, LADDER.top + 1)
 CPU = describe("cpu")
@@ -33,16 +33,17 @@ def foot(devices: int = 8) -> ParallelRecipe:
     return LADDER.foot(Recipe(devices=devices, dropout=0.0, batch_size=2), CPU)
 
 
-def command(out, *options: str) -> tuple[str, ...]:
+def command(out, *options: str, start: tuple = SHORT_RUN) -> tuple[str, ...]:
     fixed = ("--ladder", "parallel", "--preset", "tiny", "--device", "cpu", "--rounds", "1")
-    return ("-m", "steps.run", *fixed, "--steps", "3", "--out", str(out), *options)
+    return (*start, *fixed, "--steps", "3", "--out", str(out), *options)
 
 
 @pytest.fixture(scope="module")
-def climbed(tmp_path_factory):
+def climbed(tmp_path_factory, whole_machine):
     """The whole ladder with two gloo processes: its output, and its records by rung."""
     out = tmp_path_factory.mktemp("parallel")
-    done = run(*command(out, "--nproc", "2", "--profile"))
+    with whole_machine():  # how long a pipeline's stages compute is timed
+        done = run(*command(out, "--nproc", "2", "--profile", start=STEPS_RUN))
     return done, {record["rung"]: record for record in Records(out / "records.jsonl").read()}, out
 
 
@@ -152,7 +153,7 @@ def test_a_two_dimensional_mesh_of_four_processes(tmp_path):
 
 def test_the_ladder_of_steps_ends_on_all_devices(tmp_path):
     done = run(
-        *("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--nproc", "2"),
+        *(*SHORT_RUN, "--preset", "tiny", "--device", "cpu", "--nproc", "2"),
         *("--only", "0,11", "--rounds", "1", "--steps", "2", "--batch-size", "2"),
         *("--out", str(tmp_path)),
         CXX="/no/such/compiler",  # eager: this is about processes
@@ -220,11 +221,15 @@ def workers_under(runner: subprocess.Popen) -> list[psutil.Process]:
                     found.append(child)
             except psutil.Error:
                 continue
-        if len(found) == 2:
-            time.sleep(4.0)  # past their start-up: joined, or training
+        if len(found) == 2 and all(map(at_work, found)):
             return found
         time.sleep(0.1)
     raise AssertionError("torchrun started no workers")
+
+
+def at_work(process: psutil.Process) -> bool:
+    """Past its start-up, joined or training: after 4 s of a processor, its own or shared."""
+    return sum(process.cpu_times()[:2]) > 4.0
 
 
 @pytest.mark.parametrize("number", NUMBERS)

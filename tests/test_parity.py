@@ -6,6 +6,7 @@ code from low precision.
 """
 
 from dataclasses import fields, replace
+from functools import cache
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ def recipe_at(number: int, **changes) -> Recipe:
     return replace(recipe, batch_size=2, **changes)
 
 
+@cache  # a rung is compared with both of its neighbours, and compiling takes seconds
 def answers(recipe: Recipe, own_loss: bool = False) -> dict[str, torch.Tensor]:
     """Logits, loss, and every gradient over the tokenizer's ids, in float32.
 
@@ -132,18 +134,20 @@ def test_training_steps_move_the_weights_alike(number):
     Adam divides by the gradient's own size, so where that is near 0 rounding decides an update's
     sign; over a whole parameter it may not show.
     """
-    updates = []
-    for rung in (number - 1, number):
-        run = build(recipe_at(rung, dtype=torch.float32), SMALL, CPU)
-        before = {name: value.clone() for name, value in unpadded_state(run.inner, SMALL).items()}
-        generator = torch.Generator().manual_seed(1)
-        for _ in range(3):
-            train_step(run, *torch.randint(509, (2, 2, 16), generator=generator))
-        updates.append(
-            {k: value - before[k] for k, value in unpadded_state(run.inner, SMALL).items()}
-        )
+    updates = (updates_of(recipe_at(n, dtype=torch.float32)) for n in (number - 1, number))
     different_work = LADDER.rung(number).numerics is Numerics.DIFFERENT_WORK
     assert worst_error(*updates) < (0.2 if different_work else 0.02)
+
+
+@cache
+def updates_of(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """By how much three updates move each weight."""
+    run = build(recipe, SMALL, CPU)
+    before = {name: value.clone() for name, value in unpadded_state(run.inner, SMALL).items()}
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        train_step(run, *torch.randint(509, (2, 2, 16), generator=generator))
+    return {k: value - before[k] for k, value in unpadded_state(run.inner, SMALL).items()}
 
 
 @pytest.mark.parametrize("number", NUMBERS)

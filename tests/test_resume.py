@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from common.accelerator.device import describe
 from common.cli.display import Display
 from common.cli.run import main
 from common.engine import children, process
 from common.engine.climb import Climb
-from common.engine.device import DeviceFacts
+from common.engine.device import DeviceFacts, threads_allowed
 from common.engine.errors import UserError
 from common.engine.plan import Plan
 from common.engine.records import Records, sole_writer
@@ -26,7 +27,7 @@ from common.report.files import write_results
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from steps import LADDER
-from tests.conftest import run
+from tests.conftest import STEPS_RUN, run
 from tests.test_runner import SEARCHES, start_ladder, wait_for_records
 
 STUB = Launch(command=(sys.executable, "-S", str(Path(__file__).with_name("stub_child.py"))))
@@ -103,22 +104,25 @@ def test_twenty_kills_at_random_moments_each_resume_to_a_whole_ladder(tmp_path):
     assert kept > 20  # the kills did fall inside runs
 
 
-def test_the_command_resumes_a_killed_ladder(tmp_path, capsys):
+def test_the_command_resumes_a_killed_ladder(tmp_path, monkeypatch, capsys):
     ladder = start_ladder(tmp_path, "--only", "0", "--rounds", "2")
     wait_for_records(tmp_path, 1)
     ladder.kill()
     ladder.communicate()
     (first,) = Records(tmp_path / "records.jsonl").read()
     command = ("--preset", "tiny", "--device", "cpu", "--only", "0", "--out", str(tmp_path))
-    done = run("-m", "steps.run", *command, "--rounds", "2", "--resume")
+    done = run(*STEPS_RUN, *command, "--rounds", "2", "--resume")
     assert done.returncode == 0, done.stderr
     assert "1 of 2 measurements are kept" in done.stdout
     records = Records(tmp_path / "records.jsonl").read()
     assert len(records) == 2
     assert records[0] == first
+    # as those processes have it; this one may have been started with more processors
+    monkeypatch.setattr(torch, "get_num_threads", threads_allowed)
     assert main([*command, "--rounds", "2", "--resume"]) == 0
     assert "2 of 2 measurements are kept" in capsys.readouterr().out
     # another setting: nothing fits
+    monkeypatch.setattr(children, "run_job", at_once)
     assert main([*command, "--rounds", "1", "--resume", "--steps", "3"]) == 0
     assert "0 of 1 measurements are kept" in capsys.readouterr().out
 

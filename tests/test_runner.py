@@ -24,7 +24,16 @@ from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from steps import LADDER
 from tests import faulty
-from tests.conftest import PROJECT, fake_record, last_json, run, width
+from tests.conftest import (
+    PROJECT,
+    SHORT_RUN,
+    STEPS_RUN,
+    fake_record,
+    last_json,
+    run,
+    short_climb,
+    width,
+)
 
 # the step whose batch is found by search
 SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.changes)
@@ -49,7 +58,7 @@ def faulty_climb(tmp_path_factory):
         preset="tiny",
         timeout=60.0,
     )
-    with Display(plan) as display, pytest.MonkeyPatch.context() as patch:
+    with Display(plan) as display, short_climb(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "run_job", run_job)
         Climb(plan, store, display).run()
     return store.read(), store
@@ -172,7 +181,7 @@ def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder
 )
 def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
     done = run(
-        *("-m", "steps.run", "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
+        *(*SHORT_RUN, "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
         *("--rounds", "1", "--out", str(tmp_path)),
         CXX=compiler,
         TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"),
@@ -186,7 +195,7 @@ def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
 
 
 def start_ladder(out, *more: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "steps.run", "--preset", "tiny", "--device", "cpu", *more]
+    command = [sys.executable, *STEPS_RUN, "--preset", "tiny", "--device", "cpu", *more]
     return subprocess.Popen(
         [*command, "--out", str(out)],
         cwd=PROJECT,

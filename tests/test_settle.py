@@ -25,6 +25,7 @@ from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 from ladders.beyond import LADDER
 from tests import faulty, refusing
+from tests.conftest import short_climb
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
 CPU = describe("cpu")
@@ -254,7 +255,7 @@ def real(folder: Path, ladder: Ladder, number: int, shape: Shape) -> dict:
         preset="tiny",
         timeout=120.0,
     )
-    with Display(plan) as display:
+    with Display(plan) as display, short_climb():
         Climb(plan, Records(folder / "records.jsonl"), display).run()
     (record,) = Records(folder / "records.jsonl").read()
     return record

@@ -15,7 +15,7 @@ from common.engine.device import allowed_cpus, container_quota, threads_allowed
 from common.engine.process import Outcome
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.workload import TRAINING
-from tests.conftest import PROJECT, run
+from tests.conftest import PROJECT, SHORT_RUN, run, short_climb
 
 SHAPE = ("--layers", "1", "--heads", "1", "--emb-dim", "4", "--context", "8", "--batch-size", "2")
 ONCE = ("--preset", "tiny", "--device", "cpu", *SHAPE, "--rounds", "1")
@@ -26,7 +26,7 @@ def test_a_hostile_environment_costs_nothing(tmp_path):
     (tmp_path / "sitecustomize.py").write_text("print('hello from your shell')\n")
     out = tmp_path / "out"
     done = run(
-        *("-m", "steps.run", *ONCE, "--only", "0,2", "--out", str(out)),
+        *(*SHORT_RUN, *ONCE, "--only", "0,2", "--out", str(out)),
         PYTHONPATH=str(tmp_path),
         MPLBACKEND="module://matplotlib_inline.backend_inline",
         PYTHONIOENCODING="ascii",
@@ -45,6 +45,7 @@ def test_a_user_without_a_home_or_an_account(tmp_path):
         folder.chmod(0o777)
     code = (
         "import os, sys; os.setuid(54321); del os.environ['HOME']\n"
+        "from tests.unwatched import unwatch; unwatch(ceilings=False)\n"
         "from steps.run import main; sys.exit(main(sys.argv[1:]))\n"
     )
     for path in (tmp_path, *tmp_path.parents):
@@ -67,7 +68,8 @@ def test_a_picture_that_fails_costs_only_itself(tmp_path, monkeypatch, capsys):
         raise RuntimeError("no such font")
 
     monkeypatch.setattr("common.report.plot.plot_ladder", broken)
-    assert command.main([*ONCE, "--only", "0", "--out", str(tmp_path)]) == 0
+    with short_climb():
+        assert command.main([*ONCE, "--only", "0", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert f"{tmp_path / 'ladder.png'} is not written (RuntimeError: no such font)" in said
     assert said.index("baseline") < said.index("is not written")

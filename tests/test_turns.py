@@ -21,7 +21,7 @@ from common.workloads.parallel.workload import PARALLEL
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
-from tests.conftest import run, width
+from tests.conftest import SHORT_RUN, run, width
 from tests.test_engine import climbed, start
 
 
@@ -213,7 +213,7 @@ def test_processes_that_train_together_take_their_turns_together():
 
 def test_training_steps_are_taken_in_turns(tmp_path):
     options = ("--preset", "tiny", "--device", "cpu", "--only", "0,1,2", "--steps", "6")
-    done = run("-m", "steps.run", *options, "--out", str(tmp_path), timeout=300)
+    done = run(*SHORT_RUN, *options, "--out", str(tmp_path), timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert width(done.stdout) <= 80
     found = Records(tmp_path / "records.jsonl").read()

@@ -1,6 +1,7 @@
 """Two machines, made of network namespaces on this one, train together."""
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from tests.conftest import PROJECT
 from tests.test_distributed import EAGER, TINY, assert_alike, losses, wait_until, workers_of
 
-HOSTS = ("ladder-a", "ladder-b")
+HOSTS = tuple(f"ladder-{os.getpid()}-{name}" for name in "ab")  # other tests have theirs
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
@@ -22,8 +23,8 @@ def ip(*arguments: str) -> None:
 def may_make_hosts() -> str | None:
     """Why network namespaces cannot be made here, or None."""
     try:
-        ip("netns", "add", "ladder-probe")
-        ip("netns", "delete", "ladder-probe")
+        ip("netns", "add", HOSTS[0])
+        ip("netns", "delete", HOSTS[0])
     except FileNotFoundError:
         return "no ip command (iproute2)"
     except subprocess.CalledProcessError as error:
