@@ -1,0 +1,52 @@
+"""4. Fused attention.
+
+Changes: one kernel computes attention, through torch's scaled_dot_product_attention.
+Why faster: scores are never written out, and one call takes the place of four.
+Cost: the mask is on the caller. `is_causal` lines its triangle up with the first key: right for a
+prompt in an empty cache, wrong for tokens after others, which need a mask, and a single token none.
+When not: if attention weights are to be looked at.
+Source: Dao et al. 2022, FlashAttention, arXiv:2205.14135; pytorch/pytorch pull request 111007
+(torch.nn.attention.bias, causal_upper_left and causal_lower_right).
+Expected: nothing to 1.3 times; more for the prompt, whose scores are n by n.
+"""
+
+from dataclasses import replace
+
+from torch.nn import functional as F
+
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.generate.model import Attention
+from common.workloads.generate.recipe import GenerateRecipe
+from common.workloads.generate.session import Run
+
+CHANGES = ("attention",)
+NUMERICS = Numerics.ROUNDING
+FUSED = ("flash", "efficient", "cudnn", "fused", "math_for_mps")  # in names of torch's kernels
+
+
+class FusedAttention(Attention):
+    """As many keys as queries: nothing stood before them, and the triangle fits."""
+
+    def attend(self, query, key, value, seen):
+        whole = seen is not None and query.shape[-2] == key.shape[-2]
+        mask = None if whole else seen
+        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=whole)
+
+
+def applies(device, recipe: GenerateRecipe) -> str | None:
+    return None
+
+
+def in_effect(run: Run) -> str:
+    names = {name for name in run.operators if "scaled_dot_product" in name}
+    ran = {kind for kind in FUSED if any(kind in name for name in names)}
+    if not ran:
+        raise NotInEffect("no fused attention kernel ran: the unfused path was taken")
+    calls = max(run.operators[name] for name in names)
+    if calls < run.layers * run.new_tokens:
+        raise NotInEffect(f"{calls} fused calls for {run.new_tokens} tokens in {run.layers} layers")
+    return "+".join(sorted(ran))
+
+
+def apply(recipe: GenerateRecipe) -> GenerateRecipe:
+    return replace(recipe, attention=FusedAttention)
