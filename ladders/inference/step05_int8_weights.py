@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.generate.linears import Quantised, by_channel, has_kernel
+from common.workloads.generate.linears import Quantised, by_channel, no_kernel
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import Run, kernel_calls
 
@@ -49,11 +49,7 @@ class Int8(Quantised):
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    if recipe.dtype is not torch.bfloat16:
-        return "the kernel is fast above bfloat16 activations only (rung 3)"
-    if not has_kernel(Int8.operator, device.type):
-        return f"this torch has no int8 kernel for weights only on {device.type}"
-    return None
+    return no_kernel(device, recipe)
 
 
 def in_effect(run: Run) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from common.engine.contract import DoesNotApply, NotInEffect, Numerics
-from common.workloads.generate.linears import Quantised, from_groups, has_kernel, in_groups
+from common.workloads.generate.linears import Quantised, from_groups, in_groups, no_kernel
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import Run, kernel_calls
 
@@ -64,11 +64,7 @@ def packed(codes: torch.Tensor) -> torch.Tensor:
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    if recipe.dtype is not torch.bfloat16:
-        return "the kernel is fast above bfloat16 activations only (rung 3)"
-    if device.type not in KERNELS or not has_kernel(KERNELS[device.type], device.type):
-        return f"this torch has no int4 kernel for weights only on {device.type}"
-    return None
+    return no_kernel(device, recipe)
 
 
 def in_effect(run: Run) -> str:

@@ -54,6 +54,11 @@ def check(recipe: GenerateRecipe, against: Against, device: torch.device) -> Log
     error, where = worst(own, reference)
     limit, claim = LIMITS[recipe.format], against.numerics
     if claim in (Numerics.EXACT, Numerics.ROUNDING):
+        if (recipe.format, recipe.dtype) != (against.below.format, against.below.dtype):
+            raise NotEquivalent(
+                f"declared {claim.value}, but it computes in {recipe.format}, and the rung below "
+                f"in {against.below.format}"
+            )
         below = answers(replace(against.below, compile=False), state, device)
         if claim is Numerics.EXACT and not all(torch.equal(own[k], below[k]) for k in own):
             raise NotEquivalent("declared exact, but its logits are not those of the rung below")

@@ -59,15 +59,13 @@ class Quantised(Linear):
         raise NotImplementedError
 
 
-def has_kernel(operator: str, device_type: str) -> bool:
-    """Whether this torch has an operator's own kernel for a type of device, by its dispatcher.
-
-    Having one does not say that it runs on this very device: the check and the probes do.
-    """
-    key = {"cpu": "CPU", "cuda": "CUDA", "xpu": "XPU", "mps": "MPS"}.get(device_type)
-    if key is None or not hasattr(torch.ops.aten, operator):
-        return False
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{operator}", key)
+def no_kernel(device, recipe) -> str | None:
+    """Why torch's kernels for weights in fewer bits cannot be used on this device, or None."""
+    if recipe.dtype is not torch.bfloat16:
+        return "torch's kernels for such weights are fast above bfloat16 only (rung 3)"
+    if device.type not in ("cpu", "cuda"):  # native_functions.yaml has others for MPS and XPU
+        return f"such weights are tried on CPUs and CUDA devices only; this is {device.type}"
+    return None
 
 
 def by_channel(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -146,13 +146,17 @@ def likeliest(logits: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def decode(model: Decoder, cache, ids: torch.Tensor, count: int) -> torch.Tensor:
+def decode(
+    model: Decoder, cache, ids: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The `count` tokens that follow ids (B, 1), which are not in the cache yet: (B, count).
 
-    The last one is not put into the cache: nothing came after it.
+    And the logits of the last of them, (B, 1, V). It is not put into the cache: nothing came after
+    it.
     """
     found = []
     for _ in range(count):
-        ids = likeliest(model(ids, cache))
+        logits = model(ids, cache)
+        ids = likeliest(logits)
         found.append(ids)
-    return torch.cat(found, dim=1)
+    return torch.cat(found, dim=1), logits.clone()  # a CUDA graph writes there again

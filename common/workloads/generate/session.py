@@ -29,6 +29,7 @@ from common.workloads.generate.settings import Settings
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
+SAME = 1e-3  # relative: a step is the same computation as any other
 
 
 @dataclass(slots=True)
@@ -118,7 +119,10 @@ class GenerateSession(Session):
 
     def step(self) -> None:
         cache = self.run.cache
-        self.decoded.append(decode(self.run.model, cache, self.begun, self.run.new_tokens))
+        tokens, self.last = decode(self.run.model, cache, self.begun, self.run.new_tokens)
+        if not self.decoded:
+            self.first = self.last
+        self.decoded.append(tokens)
         self.lengths.append(cache.length)
         self.cache_bytes = max(self.cache_bytes, cache.nbytes)
         cache.rollback(self.settings.prompt_tokens)
@@ -162,6 +166,9 @@ class GenerateSession(Session):
         others = sum(not torch.equal(one, self.decoded[0]) for one in self.decoded)
         if others:
             raise Disturbed(f"{others} of {len(self.decoded)} steps decoded other tokens")
+        apart = (self.last - self.first).norm() / self.first.norm()
+        if not apart < SAME:
+            raise Disturbed(f"the last step's logits differ from the first one's by {apart:.1e}")
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, memory in bytes or GiB, losses in nats."""
