@@ -1,9 +1,11 @@
 """4. Fused attention.
 
-Changes: one kernel computes attention, through torch's scaled_dot_product_attention.
+Changes: one kernel computes attention, through torch's scaled_dot_product_attention. On CPUs a
+single token in 16 bits is tried in float32, too.
 Why faster: scores are never written out, and one call takes the place of four.
 Cost: the mask is on the caller. `is_causal` lines its triangle up with the first key: right for a
 prompt in an empty cache, wrong for tokens after others, which need a mask, and a single token none.
+torch's kernel for CPUs repacks 16-bit keys and values each time, which one query does not repay.
 When not: if attention weights are to be looked at.
 Source: Dao et al. 2022, FlashAttention, arXiv:2205.14135; pytorch/pytorch pull request 111007
 (torch.nn.attention.bias, causal_upper_left and causal_lower_right).
@@ -33,6 +35,16 @@ class FusedAttention(Attention):
         return F.scaled_dot_product_attention(query, key, value, mask, is_causal=whole)
 
 
+class WideAttention(FusedAttention):
+    """A single token's attention in float32; keys and values are converted as they are read."""
+
+    def attend(self, query, key, value, seen):
+        if query.shape[-2] > 1:
+            return super().attend(query, key, value, seen)
+        wide = (part.float() for part in (query, key, value))
+        return super().attend(*wide, seen).to(query.dtype)
+
+
 def applies(device, recipe: GenerateRecipe) -> str | None:
     return None
 
@@ -50,3 +62,11 @@ def in_effect(run: Run) -> str:
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:
     return replace(recipe, attention=FusedAttention)
+
+
+def candidates(device, recipe: GenerateRecipe) -> dict[str, GenerateRecipe]:
+    """In the cache's format, or in float32: only where a kernel repacks 16 bits."""
+    if device.type != "cpu" or recipe.dtype.itemsize != 2:
+        return {}
+    kinds = {"in 16 bits": FusedAttention, "in float32": WideAttention}
+    return {label: replace(recipe, attention=kind) for label, kind in kinds.items()}

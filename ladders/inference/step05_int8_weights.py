@@ -29,7 +29,7 @@ class Int8(Quantised):
     """Codes (N, K) int8 and scales (N,)."""
 
     format, operator = "int8", "_weight_int8pack_mm"
-    most_rows = 16
+    most_rows = 12  # at 16 dequantising was faster on a CPU (LOG.md)
 
     def pack(self, weight: torch.Tensor, recipe) -> None:
         codes, scales = by_channel(weight)

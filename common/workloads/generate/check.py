@@ -8,6 +8,7 @@ these weights as the format rounds them, to the limit of the activations' format
 that is wrong or a scale that is missing cannot hide behind what quantisation costs.
 """
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ def check(recipe: GenerateRecipe, against: Against, device: torch.device) -> Log
     """Raises NotEquivalent if the recipe's logits are not those that its rung declares."""
     exact = device if device.type != "mps" else torch.device("cpu")  # Metal has no float64
     state, naive = coarse_state(), plain(against.baseline)
-    reference = answers(naive, state, exact)
+    reference = naive_answers(naive, exact)
     own = answers(recipe, state, device)
     error, where = worst(own, reference)
     limit, claim = LIMITS[recipe.format], against.numerics
@@ -85,6 +86,7 @@ def plain(recipe: GenerateRecipe) -> GenerateRecipe:
     return replace(recipe, dtype=torch.float64, compile=False)
 
 
+@functools.cache
 def coarse_state() -> State:
     """Parameters that every dtype can hold, so that all start from the same ones."""
     model = GPT(SHAPE, Recipe(), SHAPE.vocab_size)
@@ -103,6 +105,12 @@ def rounded(state: State, recipe: GenerateRecipe) -> State:
         name: recipe.linear.rounded(p, recipe).double() if name in matrices else p
         for name, p in state.items()
     }
+
+
+@functools.cache
+def naive_answers(naive: GenerateRecipe, device: torch.device) -> Answers:
+    """What all are compared with."""
+    return answers(naive, coarse_state(), device)
 
 
 def made_up(seed: int) -> torch.Tensor:
