@@ -94,8 +94,9 @@ WHY_NOT = {
     "A": ("is the host's", "memory's rung 12; Apple, Metal: GPUs share the memory of the system"),
     "B": ("device of its own", "data's rung 12; the same, and a CPU is its own host"),
     "C": ("--starved", "data's rung 7: the presets' samples are tokens only"),
-    "D": ("(rung 3)", "inference's rungs 5 and 6 are for bfloat16 activations"),
+    "D": ("(rung 3)", "inference's rungs 5 to 7 are for bfloat16 activations"),
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
+    "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
 }
 
 # Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
@@ -171,9 +172,10 @@ INFERENCE_TABLE = """
  2 Preallocated cache       .     .    .    .     .     .     .      .    .    .    .    .
  3 bfloat16                 c     c    c    .     .     .     .      c    .    .    .    c
  4 Fused attention          .     .    .    .     .     .     .      .    .    .    .    .
- 5 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
- 6 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
- 7 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
+ 5 Packed weights           F     F    F    F     F     F     F      F    F    F    .    D
+ 6 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
+ 7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
+ 8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
 """
 
 

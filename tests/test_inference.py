@@ -24,7 +24,7 @@ from common.gpt.weights import save
 from common.workloads.generate import base
 from common.workloads.generate.caches import Cache, Recomputed
 from common.workloads.generate.check import SHAPE, check, coarse_state
-from common.workloads.generate.linears import by_channel, from_groups, in_groups
+from common.workloads.generate.linears import Linear, by_channel, from_groups, in_groups
 from common.workloads.generate.metrics import METRICS
 from common.workloads.generate.model import decode
 from common.workloads.generate.published import from_published, read_safetensors
@@ -36,16 +36,16 @@ from ladders.inference import LADDER
 from ladders.inference.step01_kv_cache import Concatenated
 from ladders.inference.step02_preallocated_cache import Preallocated
 from ladders.inference.step04_sdpa import FusedAttention
-from ladders.inference.step05_int8_weights import Int8
-from ladders.inference.step06_int4_weights import Int4
-from ladders.inference.step07_compiled_step import Fixed
+from ladders.inference.step06_int8_weights import Int8
+from ladders.inference.step07_int4_weights import Int4
+from ladders.inference.step08_compiled_step import Fixed
 from tests.conftest import run
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NAIVE = GenerateRecipe()
 TINY = Shape(layers=1, heads=2, emb_dim=32, context=32)
 SETTINGS = Settings(shape=TINY, prompt_tokens=9, new_tokens=5, steps=2)
-KEPT_CACHES = {1: Concatenated, 2: Preallocated, 7: Fixed}
+KEPT_CACHES = {1: Concatenated, 2: Preallocated, 8: Fixed}
 COLUMNS = {metric.name: metric for metric in METRICS}
 
 
@@ -100,7 +100,7 @@ def test_the_head_reads_the_last_position_only():
     assert {shape[1] for shape in shapes} == {1}
 
 
-@pytest.mark.parametrize("number", (1, 2, 4, 7))
+@pytest.mark.parametrize("number", (1, 2, 4, 8))
 def test_greedy_text_in_float32_is_that_of_the_naive_model(number):
     texts = []
     for recipe in (NAIVE, recipe_at(number, dtype=torch.float32, linear=NAIVE.linear)):
@@ -199,7 +199,7 @@ def test_a_kernel_multiplies_by_its_own_dequantised_weight(kind, group, bits, dt
 
 def test_a_width_that_no_group_divides_is_refused():
     with pytest.raises(DoesNotApply, match="32 inputs are not made of groups of 64"):
-        Int4(torch.randn(16, 32), None, replace(recipe_at(6), group=64))
+        Int4(torch.randn(16, 32), None, replace(recipe_at(7), group=64))
 
 
 # -- the check --
@@ -214,7 +214,7 @@ def recipes():
             yield pytest.param(number, recipe, id=f"{number} {label}".strip())
 
 
-@pytest.mark.parametrize(("number", "recipe"), recipes())
+@pytest.mark.parametrize(("number", "recipe"), [*recipes()])
 def test_a_rung_has_the_logits_that_it_declares(number, recipe):
     recipe, below = replace(recipe, compile=False), recipe_at(max(0, number - 1))
     found = checked(recipe, below, LADDER.numerics(number))
@@ -320,12 +320,12 @@ FAULTS = {
     SeesTheNextToken: (4, "cache"),
     DoesNotSeeItself: (4, "cache"),
     SeesAnEmptySlot: (4, "cache"),
-    WithoutOffset: (6, "cache"),
+    WithoutOffset: (7, "cache"),
     Overflows: (4, "cache"),
     AlwaysCausal: (4, "attention"),
-    WithoutScale: (5, "linear"),
-    WithoutBias: (5, "linear"),
-    OtherGroups: (6, "linear"),
+    WithoutScale: (6, "linear"),
+    WithoutBias: (6, "linear"),
+    OtherGroups: (7, "linear"),
 }
 
 
@@ -339,7 +339,7 @@ def test_a_planted_fault_is_found(fault):
 
 def test_what_a_rung_does_not_declare_is_found():
     with pytest.raises(NotEquivalent, match="declared rounding, but it computes in int8"):
-        checked(recipe_at(5), recipe_at(4), Numerics.ROUNDING)
+        checked(recipe_at(6), recipe_at(5), Numerics.ROUNDING)
     with pytest.raises(NotEquivalent, match="declared exact"):
         checked(recipe_at(3), recipe_at(2), Numerics.EXACT)
 
@@ -443,9 +443,10 @@ class Unfused(FusedAttention):
         (2, {"cache": Concatenated}, "keys and values were copied"),
         (3, {"dtype": torch.float32}, "torch.float32"),
         (4, {"attention": Unfused}, "the unfused path was taken"),
-        (5, {"linear": Silent}, "0 of 25 products"),
-        (5, {"linear": SilentHead}, "20 of 25 products"),
-        (7, {"compile": False}, "0 graphs were compiled"),
+        (5, {"linear": Linear}, "0 of 25 products took packed weights"),
+        (6, {"linear": Silent}, "0 of 25 products"),
+        (6, {"linear": SilentHead}, "20 of 25 products"),
+        (8, {"compile": False}, "0 graphs were compiled"),
     ],
 )
 def test_a_rung_that_does_not_act_is_not_in_effect(number, changes, said):
@@ -664,7 +665,7 @@ def test_weights_of_another_shape_are_a_sentence(tmp_path):
 def inference_ladder(tmp_path_factory):
     """Some rungs at the tiny preset, measured once: the top stands on all of them."""
     out = tmp_path_factory.mktemp("inference-ladder")
-    small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,5,7")
+    small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,6,8")
     start = ("-m", "steps.run", "--ladder", "inference", *small)
     return out, run(*start, "--json", "--out", str(out), timeout=600)
 
@@ -696,7 +697,7 @@ def test_records_tell_what_was_generated_from(inference_ladder):
     assert {r["measurement"]["weights"]["steps"] for r in records} == {2}
     (top,) = (r for r in records if r["rung"] == LADDER.top)
     assert top["format"] == "int4"
-    assert {"3", "4", "6", "7"} <= top["measurement"]["in_effect"].keys()
+    assert {"3", "4", "7", "8"} <= top["measurement"]["in_effect"].keys()
     page = (out / "ladder.md").read_text()
     assert "prompt 32, 16 new tokens, 1 request" in page
     assert "Weights: trained for 2 steps" in page

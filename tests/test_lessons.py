@@ -19,7 +19,7 @@ from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
-from ladders.inference.step06_int4_weights import GROUPS
+from ladders.inference.step07_int4_weights import GROUPS
 from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
@@ -165,7 +165,7 @@ FIGURES = {
     "ladders.beyond.step03_chunked_head": chunked_head,
     "ladders.beyond.step11_float8": float8,
     "ladders.inference.step01_kv_cache": kv_cache,
-    "ladders.inference.step06_int4_weights": int4_weights,
+    "ladders.inference.step07_int4_weights": int4_weights,
     "ladders.memory.step04_chunked_loss": chunked_loss,
     "ladders.memory.step11_eight_bit_moments": eight_bit_moments,
 }

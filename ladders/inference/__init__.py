@@ -7,9 +7,10 @@ from ladders.inference import (
     step02_preallocated_cache,
     step03_bfloat16,
     step04_sdpa,
-    step05_int8_weights,
-    step06_int4_weights,
-    step07_compiled_step,
+    step05_packed_weights,
+    step06_int8_weights,
+    step07_int4_weights,
+    step08_compiled_step,
 )
 
 LADDER = Ladder(
@@ -22,8 +23,9 @@ LADDER = Ladder(
         step02_preallocated_cache,
         step03_bfloat16,
         step04_sdpa,
-        step05_int8_weights,
-        step06_int4_weights,
-        step07_compiled_step,
+        step05_packed_weights,
+        step06_int8_weights,
+        step07_int4_weights,
+        step08_compiled_step,
     ),
 )

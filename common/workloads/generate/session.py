@@ -73,7 +73,7 @@ def kernel_calls(run: Run) -> tuple[int, int]:
     Due is once for every weight matrix and new token.
     """
     layers = [module for module in run.model.modules() if isinstance(module, Linear)]
-    names = {f"aten::{layer.operator}" for layer in layers}
+    names = {layer.operator for layer in layers}
     return sum(run.operators[name] for name in names), len(layers) * run.new_tokens
 
 

@@ -1,4 +1,4 @@
-"""5. int8 weights.
+"""6. int8 weights.
 
 Changes: weight matrices are 8-bit integers with a scale for each output; activations stay as they
 are. A kernel converts the weights as it reads them.
@@ -28,7 +28,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 class Int8(Quantised):
     """Codes (N, K) int8 and scales (N,)."""
 
-    format, operator = "int8", "_weight_int8pack_mm"
+    format, operator = "int8", "aten::_weight_int8pack_mm"
     most_rows = 12  # at 16 dequantising was faster on a CPU (LOG.md)
 
     def pack(self, weight: torch.Tensor, recipe) -> None:

@@ -1,4 +1,4 @@
-"""6. int4 weights in groups.
+"""7. int4 weights in groups.
 
 Changes: weight matrices are 4-bit integers. Each group of neighbours in a row has a scale and a
 zero; groups of 32, 64, and 128 are tried. The head is padded to a multiple of 16 outputs.
@@ -35,7 +35,7 @@ class Int4(Quantised):
 
     @property
     def operator(self) -> str:
-        return KERNELS[self.both.device.type]
+        return f"aten::{KERNELS[self.both.device.type]}"
 
     def pack(self, weight: torch.Tensor, recipe) -> None:
         if self.inputs % recipe.group:
@@ -46,7 +46,7 @@ class Int4(Quantised):
         self.register_buffer("both", both)
 
     def multiply(self, rows: torch.Tensor) -> torch.Tensor:
-        kernel = getattr(torch.ops.aten, self.operator)
+        kernel = getattr(torch.ops.aten, KERNELS[rows.device.type])
         return kernel(rows, self.codes, self.group, self.both)[:, : self.outputs]
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""7. Compiled step.
+"""8. Compiled step.
 
 Changes: the forward pass of a single token is compiled. Its shapes are fixed: attention goes over
 all slots of the cache, behind a mask. On CUDA the pass is recorded as a CUDA graph.
