@@ -39,7 +39,7 @@ from ladders.inference.step04_sdpa import FusedAttention
 from ladders.inference.step06_int8_weights import Int8
 from ladders.inference.step07_int4_weights import Int4
 from ladders.inference.step08_compiled_step import Fixed
-from tests.conftest import run
+from tests.conftest import run, width
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NAIVE = GenerateRecipe()
@@ -127,12 +127,12 @@ def test_a_cache_has_two_numbers_for_each_layer_token_and_column(number, dtype):
 
 def test_worked_examples_of_cache_bytes():
     """LADDERS.md: GPT-3 at 2,048 tokens in 16 bits; 48 layers of 32 x 128 at 1,024."""
-    for layers, width, tokens, due in (
+    for layers, wide, tokens, due in (
         (96, 12_288, 2048, 9_663_676_416),
         (48, 4096, 1024, 805_306_368),
         (12, 768, 256, 9 * 2**20),  # as rung 1's lesson says
     ):
-        shape = Shape(layers=layers, emb_dim=width, context=tokens)
+        shape = Shape(layers=layers, emb_dim=wide, context=tokens)
         assert Cache(shape, torch.bfloat16, 1, tokens, CPU).reads(tokens) == due
 
 
@@ -359,12 +359,12 @@ def test_a_step_is_the_same_tokens_after_the_same_prompt():
 
 
 def test_bytes_are_counted():
-    vocabulary, width = TINY.vocab_size, TINY.emb_dim
+    vocabulary, wide = TINY.vocab_size, TINY.emb_dim
     found = taken(recipe_at(4))
-    held = 12 * width**2 + 12 * width + 2 * vocabulary * width + TINY.context * width
+    held = 12 * wide**2 + 12 * wide + 2 * vocabulary * wide + TINY.context * wide
     assert found["weight_bytes"] == 2 * held
-    read = held - (vocabulary - 1 + TINY.context - 1) * width
-    cache = 2 * TINY.layers * width * (10 + 14) / 2  # from 10 to 14 tokens are seen
+    read = held - (vocabulary - 1 + TINY.context - 1) * wide
+    cache = 2 * TINY.layers * wide * (10 + 14) / 2  # from 10 to 14 tokens are seen
     assert found["read_bytes"] == 2 * (read + cache)
 
 
@@ -506,7 +506,7 @@ def test_another_base_model_has_another_name():
 def test_a_trained_model_has_a_held_out_loss():
     found = taken(recipe_at(2), base_settings())
     assert 9 < found["held_out_loss"] < 11.5
-    assert found["weights"]["source"].startswith("trained for 3 steps of 4 windows on")
+    assert found["weights"]["source"] == "a base model, trained for 3 steps of 4 windows"
 
 
 # -- weights of a file --
@@ -700,9 +700,9 @@ def test_records_tell_what_was_generated_from(inference_ladder):
     assert {"3", "4", "7", "8"} <= top["measurement"]["in_effect"].keys()
     page = (out / "ladder.md").read_text()
     assert "prompt 32, 16 new tokens, 1 request" in page
-    assert "Weights: trained for 2 steps" in page
+    assert "Weights: a base model, trained for 2 steps" in page
     assert "base model: step 2 of 2" in done.stderr
-    assert all(len(line) <= 80 for line in done.stdout.splitlines() if "ladder.csv" not in line)
+    assert width(done.stdout) <= 80
 
 
 # -- mistakes --

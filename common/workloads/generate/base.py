@@ -156,7 +156,7 @@ def train_base(settings: Settings, say: Callable[[str], None]) -> Weights:
             say(f"base model: step {step} of {steps}, loss {losses[-1]:.2f}, {left_s:.0f} s left")
             told_at = now
     told = {
-        "source": f"trained for {steps} steps of {BATCH} windows on {text.source}",
+        "source": f"a base model, trained for {steps} steps of {BATCH} windows",
         "trained": True,
         "steps": steps,
         "loss": mean(losses[-10:]),

@@ -45,7 +45,7 @@ METRICS = (
     RATE,
     Metric(
         name="ms_per_token",
-        title="ms a token",
+        title="each token, ms",
         of=ms_per_token,
         better=LOWER,
         form=",.2f",
