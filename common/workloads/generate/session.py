@@ -20,7 +20,7 @@ from common.engine.contract import Disturbed
 from common.engine.session import Session, Timed
 from common.gpt.shape import Shape
 from common.gpt.text import Windows, read_text, read_tokens, split
-from common.workloads.generate.base import Weights, weights_for
+from common.workloads.generate.base import weights_for
 from common.workloads.generate.caches import Cache
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode, likeliest
@@ -93,9 +93,10 @@ class GenerateSession(Session):
         self.recipe, self.device = recipe, device
         self.text = read_text(settings.text)
         _, self.held_out = split(read_tokens(self.text), settings.shape)
-        self.weights: Weights = weights_for(settings)
+        weights = weights_for(settings)
+        self.told, self.trained = weights.told, weights.trained
         capacity = settings.prompt_tokens + settings.new_tokens
-        model, cache = build(recipe, settings.shape, self.weights.state, capacity, device)
+        model, cache = build(recipe, settings.shape, weights.state, capacity, device)
         self.run = Run(recipe, settings.shape, device, model, cache, settings.new_tokens)
         self.prompt = prompts(self.held_out, recipe.requests, settings.prompt_tokens).to(device)
         self.begun = self.prefill()  # (B, 1): the token that each answer begins with
@@ -186,7 +187,7 @@ class GenerateSession(Session):
             "peak_allocated_gib": allocated,
             "text_sha256": self.text.sha256,
             "text_source": self.text.source,
-            "weights": self.weights.told,
+            "weights": self.told,
             "decoded": self.decoded[0][0].tolist(),
             "ttft_s": self.time_to_first_token(tell),
             "held_out_loss": self.held_out_loss(tell),
@@ -207,7 +208,7 @@ class GenerateSession(Session):
     @torch.no_grad()
     def held_out_loss(self, tell: Callable[[str], None]) -> float | None:
         """Mean loss in nats of the first held-out windows, float32; None: weights not trained."""
-        if not self.weights.trained:
+        if not self.trained:
             return None
         tell("held-out loss")
         shape, losses = self.settings.shape, []
