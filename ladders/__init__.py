@@ -12,6 +12,7 @@ LADDERS = {
     "beyond": "ladders.beyond",
     "memory": "ladders.memory",
     "data": "ladders.data",
+    "inference": "ladders.inference",
 }
 
 

@@ -16,6 +16,7 @@ from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
+from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
@@ -23,6 +24,7 @@ from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
 from ladders.data import LADDER as DATA
+from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
 from steps import LADDER as STEPS
 from steps import step07_flash_attention
@@ -92,6 +94,9 @@ WHY_NOT = {
     "A": ("is the host's", "memory's rung 12; Apple, Metal: GPUs share the memory of the system"),
     "B": ("device of its own", "data's rung 12; the same, and a CPU is its own host"),
     "C": ("--starved", "data's rung 7: the presets' samples are tokens only"),
+    "D": ("(rung 3)", "inference's rungs 5 to 7 are for bfloat16 activations"),
+    "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
+    "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
 }
 
 # Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
@@ -160,6 +165,18 @@ DATA_TABLE = """
 11 Pinned memory            .     .    .    .     .     .     .      .    .    d    d    d
 12 Prefetch onto the device .     .    .    .     .     .     .      .    .    B    B    B
 """
+# torch's int4 kernel for CUDA wants capability 8.0 (int4mm.cu), as rung 3 does.
+INFERENCE_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 KV cache                 .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Preallocated cache       .     .    .    .     .     .     .      .    .    .    .    .
+ 3 bfloat16                 c     c    c    .     .     .     .      c    .    .    .    c
+ 4 Fused attention          .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Packed weights           F     F    F    F     F     F     F      F    F    F    .    D
+ 6 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
+ 7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
+ 8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -176,6 +193,7 @@ TABLES = {
     "beyond": (BEYOND, cells(BEYOND_TABLE)),
     "memory": (MEMORY, cells(MEMORY_TABLE)),
     "data": (DATA, cells(DATA_TABLE)),
+    "inference": (INFERENCE, cells(INFERENCE_TABLE)),
 }
 
 
@@ -200,6 +218,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     """Each rung's answer on top of those that it stands on and that apply, 8 windows at a time."""
     start = replace(auto(device)[1], batch_size=8)
     start = FedRecipe.of(start) if ladder is DATA else start
+    start = GenerateRecipe() if ladder is INFERENCE else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -11,17 +11,21 @@ from torch.overrides import TorchFunctionMode
 
 from common.gpt.model import GELU, LayerNorm, StoredMask
 from common.gpt.shape import Shape
+from common.workloads.generate.caches import Cache
 from common.workloads.train.adamw8 import BLOCK
 from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
 from ladders.data import LADDER as DATA
+from ladders.inference import LADDER as INFERENCE
+from ladders.inference.step07_int4_weights import GROUPS
 from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE)
+WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
@@ -33,7 +37,8 @@ def test_a_lesson_has_all_its_parts_in_order(name):
     title, blank, *lines = lesson.splitlines()
     assert re.fullmatch(r"\d+\. \S.*\.", title)
     assert blank == ""
-    parts = PARTS + ("Expected",) * (RUNGS[name] in (*BEYOND.rungs, *MEMORY.rungs, *DATA.rungs))
+    expects = any(RUNGS[name] in ladder.rungs for ladder in WITH_EXPECTED)
+    parts = PARTS + ("Expected",) * expects
     starts = [re.findall(rf"(?m)^{part}: (?=\S)", lesson) for part in parts]
     assert [len(found) for found in starts] == [1] * len(parts), parts
     places = [lesson.index(f"\n{found[0]}") for found in starts]
@@ -140,6 +145,16 @@ def float8():
     return f"e4m3 ({e4m3} bits of mantissa)", f"e5m2 ({e5m2} bits, more range)"
 
 
+def kv_cache():
+    cache = Cache(GPT2, torch.bfloat16, 1, 256, torch.device("cpu"))
+    return f"{cache.reads(256) / 2**20:g} MiB for GPT-2 124M at 256 tokens in bfloat16"
+
+
+def int4_weights():
+    """Codes of 4 bits, and two bfloat16 numbers for each group."""
+    return f"{4 + 2 * 16 / min(GROUPS):g} bits a weight in groups of {min(GROUPS)}"
+
+
 FIGURES = {
     "steps.step01_causal_mask": causal_mask,
     "steps.step02_tf32": tf32,
@@ -149,6 +164,8 @@ FIGURES = {
     "steps.step09_vocab_padding": vocab_padding,
     "ladders.beyond.step03_chunked_head": chunked_head,
     "ladders.beyond.step11_float8": float8,
+    "ladders.inference.step01_kv_cache": kv_cache,
+    "ladders.inference.step07_int4_weights": int4_weights,
     "ladders.memory.step04_chunked_loss": chunked_loss,
     "ladders.memory.step11_eight_bit_moments": eight_bit_moments,
 }

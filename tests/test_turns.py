@@ -62,6 +62,17 @@ def test_rungs_take_turns_in_another_order_each_time(folder):
     assert len(orders) > 1
 
 
+def test_what_is_timed_after_the_steps_is_timed_one_by_one(folder):
+    status, said = climbed(
+        "lingering", "--out", str(folder / "out"), "--only", "0,1,2", "--budget", "2s"
+    )
+    assert status == 0, said
+    lines = [line.split() for line in (folder / "after").read_text().splitlines()]
+    assert len(lines) >= 2 * 4  # three rungs and a twin
+    for (begun, first), (ended, second) in zip(lines[::2], lines[1::2], strict=True):
+        assert (begun, first, second) == (ended, "begins", "ends")
+
+
 def test_where_not_all_fit_groups_share_a_rung(folder):
     (folder / "gib").write_text("4.5")
     status, said = climb(folder, "--only", "0,1,2,3", "--steps", "6")

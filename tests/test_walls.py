@@ -27,6 +27,9 @@ ARROWS = {
     "common.workloads.batches": (
         *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
     ),
+    "common.workloads.generate": (
+        *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

@@ -169,7 +169,8 @@ class Generation:
         watch.start(0)
         self.take_turns()
         window = watch.stop() | dict.fromkeys(WINDOW)
-        at_once = self.plan.first is None  # how they end is not timed, unless they profile then
+        # how they end is not timed, unless they profile then, or have a clock of their own
+        at_once = self.plan.first is None and not self.climb.workload.times_its_end
         for member in self.members if at_once else ():
             member.child.dismiss()
         for member in self.members:

@@ -80,6 +80,7 @@ class Workload:
     recipe: type = dict  # a frozen dataclass of plain values, else `load` and `dump` are overridden
     settings: type[Settings] = Settings
     measures_ceilings: bool = False  # once per run, by `ceilings`
+    times_its_end: bool = False  # `Session.values` has a clock, too: processes end one by one
 
     # -- in reports --
 

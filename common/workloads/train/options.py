@@ -15,6 +15,13 @@ MOST = 1_000_000  # of widths, windows, and tokens: far beyond any model, and st
 
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """What to train, on which device, on which text."""
+    group = add_model_options(parser)
+    group.add_argument("--batch-size", type=whole(1, MOST), metavar="N", help="windows in a step")
+    group.add_argument("--dropout", type=probability, metavar="P", help="0 to below 1")
+
+
+def add_model_options(parser: argparse.ArgumentParser):
+    """The model, the device, and the text; gives the group, for what else belongs there."""
     group = parser.add_argument_group("workload")
     names = ("auto", *presets.PRESETS)
     shapes = "; ".join(f"{name}: {preset}" for name, preset in presets.PRESETS.items())
@@ -24,10 +31,9 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--heads", type=whole(1, MOST), metavar="N", help="attention heads")
     group.add_argument("--emb-dim", type=whole(1, MOST), metavar="N", help="model width")
     group.add_argument("--context", type=whole(1, MOST), metavar="N", help="tokens in a window")
-    group.add_argument("--batch-size", type=whole(1, MOST), metavar="N", help="windows in a step")
-    group.add_argument("--dropout", type=probability, metavar="P", help="0 to below 1")
     group.add_argument("--device", default="auto", metavar="|".join(TYPES), help="default: auto")
     group.add_argument("--text", metavar="FILE", help="UTF-8 text to train on")
+    return group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,11 +105,14 @@ def plain(value):
     return str(value) if isinstance(value, torch.dtype) else value
 
 
-def rebuilt(values: dict, find: Callable[[str], type | torch.dtype]) -> Recipe:
-    """The inverse of `to_json`; `find` gives what a name stands for, in fields that hold types."""
+def rebuilt(values: dict, find: Callable[[str], type | torch.dtype], plainest: type = Recipe):
+    """The inverse of `to_json`: a recipe of the plainest kind, or of the kind that is named.
+
+    `find` gives what a name stands for, in fields that hold types.
+    """
     values = dict(values)
-    kind = find(values.pop("recipe")) if "recipe" in values else Recipe
-    if not issubclass(kind, Recipe):
+    kind = find(values.pop("recipe")) if "recipe" in values else plainest
+    if not issubclass(kind, plainest):
         raise ValueError(f"{plain(kind)} is no recipe")
     named = {field.name for field in fields(kind) if holds_a_type(field.type)}
 

@@ -1,0 +1,164 @@
+"""What generating text costs: the prompt's time and each token's, apart, and bytes."""
+
+from dataclasses import replace
+from statistics import median
+
+from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
+from common.workloads.train import metrics
+from common.workloads.train.metrics import measured, taken
+
+MIB = 2**20
+
+
+def ms_per_token(record: dict) -> float:
+    """Of one request: requests that are decoded side by side take the same time."""
+    one = record["measurement"]
+    return 1e3 * median(one["step_s"]) / record["settings"]["new_tokens"]
+
+
+def ttft_ms(record: dict) -> float:
+    return 1e3 * record["measurement"]["ttft_s"]
+
+
+def of_bandwidth(record: dict) -> float | None:
+    """Bytes that a pass must read over what the device reads in that time, at best.
+
+    None where that is not known, or was beaten: what is read then came out of a cache.
+    """
+    ceiling = record["ceilings"].get("read")
+    if not ceiling:
+        return None
+    share = record["measurement"]["read_bytes"] / (ms_per_token(record) / 1e3) / ceiling
+    return share if share <= 1 else None
+
+
+def compile_s(record: dict) -> float | None:
+    """The first step without what any later one takes; None: nothing is compiled."""
+    one = record["measurement"]
+    if not record["recipe"]["compile"]:
+        return None
+    return max(0.0, one["first_step_s"] - median(one["step_s"]))
+
+
+RATE = metrics.RATE
+METRICS = (
+    RATE,
+    Metric(
+        name="ms_per_token",
+        title="each token, ms",
+        of=ms_per_token,
+        better=LOWER,
+        form=",.2f",
+        shown=BRIEF,
+    ),
+    Metric(
+        name="ttft_ms",
+        title="first token, ms",
+        of=ttft_ms,
+        better=LOWER,
+        form=",.1f",
+        short="first, ms",
+        legend="first, ms: from a prompt to the token after it",
+    ),
+    Metric(
+        name="of_bandwidth",
+        title="of bandwidth",
+        of=of_bandwidth,
+        better=HIGHER,
+        form=".0%",
+        short="bandwidth",
+        legend="bandwidth: bytes a token must read, over what this machine reads in that time",
+    ),
+    Metric(
+        name="weight_bytes",
+        title="weights, MiB",
+        of=measured("weight_bytes"),
+        over="first",
+        better=LOWER,
+        noise=EXACT,
+        form=",.1f",
+        scale=MIB,
+        short="weights",
+        legend="weights: MiB",
+    ),
+    Metric(
+        name="cache_bytes",
+        title="cache, MiB",
+        of=measured("cache_bytes"),
+        over="first",
+        better=LOWER,
+        noise=EXACT,
+        form=",.2f",
+        scale=MIB,
+        short="cache",
+        legend="cache: MiB of keys and values at the last token",
+    ),
+    Metric(
+        name="compile_s",
+        title="compiling, s",
+        of=compile_s,
+        over="first",
+        better=LOWER,
+        form=".1f",
+        short="compile, s",
+        legend="compile: the first step, without what later ones take",
+    ),
+    Metric(
+        name="held_out_loss",
+        title="held-out loss",
+        of=measured("held_out_loss"),
+        over="first",
+        better=LOWER,
+        form=".3f",
+    ),
+    Metric(
+        name="logit_error",
+        title="logit error",
+        of=lambda record: record["equivalence"].get("error"),
+        over="first",
+        form=".0e",
+    ),
+    Metric(
+        name="acceptance",
+        title="accepted",
+        of=measured("acceptance"),
+        better=HIGHER,
+        form=".0%",
+        shown=CSV,
+    ),
+    replace(metrics.RESERVED, shown="page"),
+    *(m for m in metrics.OF_A_STEP if m.name in ("step_ms", "first_step_s", "utilisation")),
+)
+
+
+def describe(records: list[dict]) -> str:
+    """Device, shape, lengths, and versions in one line."""
+    first = records[0]
+    machine, settings = first["machine"], first["settings"]
+    prompt, new = settings["prompt_tokens"], settings["new_tokens"]
+    shape, requests = settings["shape"], first["baseline"]["requests"]
+    threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
+    return (
+        f"{machine['device']}{threads}, {shape['layers']} layers, {shape['heads']} heads, "
+        f"width {shape['emb_dim']}, context {shape['context']}, prompt {prompt}, "
+        f"{new} new tokens, {requests} request{'s' * (requests > 1)}, "
+        f"torch {first['versions']['torch']}, {first['date']}"
+    )
+
+
+def notes(records: list[dict]) -> str:
+    """How it was measured, in one line."""
+    first = records[0]
+    one = next((r["measurement"] for r in records if r["status"] == "ok"), None)
+    weights, text = (one["weights"]["source"], one["text_source"]) if one else ("?", "?")
+    changed = " (changed)" if first["dirty"] else ""
+    return (
+        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. "
+        f"Weights: {weights}. Prompt: {text}. Commit {str(first['commit'])[:10]}{changed}: "
+        f"`{first['command']}`" + (f" ({first['remark']})" if first.get("remark") else "")
+    )
+
+
+def ceilings(records: list[dict]) -> str:
+    found = records[0]["ceilings"].get("read")
+    return f"Measured ceiling: memory read at {found / 1e9:.1f} GB/s." if found else ""

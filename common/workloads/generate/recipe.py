@@ -1,0 +1,43 @@
+"""A recipe says how text is generated. A rung of the ladder `inference` changes its fields."""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from common.workloads.generate.caches import Cache, Recomputed
+from common.workloads.generate.linears import Linear
+from common.workloads.generate.model import Attention
+from common.workloads.train.recipe import imported, plain, rebuilt, recognized
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateRecipe:
+    """Every choice that a rung may make, at its plain default. Each field is read in one place."""
+
+    cache: type[Cache] = Recomputed  # what is kept of the tokens so far
+    dtype: torch.dtype = torch.float32  # of activations, keys, values, and weights that stay plain
+    attention: type[Attention] = Attention  # how new tokens attend to all so far
+    linear: type[Linear] = Linear  # in what format weight matrices are kept and multiplied
+    group: int = 0  # weights of a row that share a scale; 0: all, where there is one
+    compile: bool = False  # torch.compile the pass of a single token
+    compile_mode: str = "default"  # torch.compile's
+    requests: int = 1  # that are decoded side by side: B
+
+    @property
+    def format(self) -> str:
+        """The number format of the weight matrices: "float32", "bfloat16", "int8", "int4"."""
+        return self.linear.format or str(self.dtype).removeprefix("torch.")
+
+    def to_json(self) -> dict:
+        """The fields as plain values: classes and dtypes by name."""
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: dict) -> "GenerateRecipe":
+        """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
+        return rebuilt(values, imported, cls)
+
+    @classmethod
+    def from_record(cls, values: dict) -> "GenerateRecipe":
+        """The same from a file: only types of this project and of torch. Raises ValueError."""
+        return rebuilt(values, recognized, cls)

@@ -1,0 +1,22 @@
+"""How generating is measured."""
+
+from dataclasses import dataclass
+
+from common.engine import session
+from common.gpt.shape import Shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(session.Settings):
+    """The same for every rung of a run. A timed step decodes `new_tokens` of every request."""
+
+    shape: Shape
+    text: str | None = None  # a file; None: what `read_text` finds
+    prompt_tokens: int = 256  # of each request, before the timed steps
+    new_tokens: int = 32  # of each request, in a timed step
+    weights: str | None = None  # a file; None: the base model
+    base_steps: int = 0  # that the base model is trained for; 0: untrained
+
+    @classmethod
+    def from_json(cls, plain: dict) -> "Settings":
+        return cls(**plain | {"shape": Shape(**plain["shape"])})

@@ -1,0 +1,31 @@
+"""The inference ladder: one token after another, from recomputing everything to a compiled step."""
+
+from common.engine.ladder import Ladder
+from common.workloads.generate.workload import GENERATE
+from ladders.inference import (
+    step01_kv_cache,
+    step02_preallocated_cache,
+    step03_bfloat16,
+    step04_sdpa,
+    step05_packed_weights,
+    step06_int8_weights,
+    step07_int4_weights,
+    step08_compiled_step,
+)
+
+LADDER = Ladder(
+    name="ladders.inference",
+    workload=GENERATE,
+    start="all tokens again",
+    note="tok/s: new tokens only; the prompt's time is a column of its own (first token, ms)",
+    modules=(
+        step01_kv_cache,
+        step02_preallocated_cache,
+        step03_bfloat16,
+        step04_sdpa,
+        step05_packed_weights,
+        step06_int8_weights,
+        step07_int4_weights,
+        step08_compiled_step,
+    ),
+)
