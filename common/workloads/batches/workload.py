@@ -34,6 +34,7 @@ class Batches(Training):
     recipe: type[FedRecipe] = FedRecipe
     settings: type[Settings] = Settings
     measures_ceilings: bool = False
+    times_its_end: bool = True  # the loader alone
 
     def options(self, parser: ArgumentParser) -> None:
         super().options(parser)
