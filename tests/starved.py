@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 SECONDS = 2.0
 STEPS = 160  # of the one that grows: told after a dozen glances, however far apart
-WIDTH, ROWS = 1024, 512
+WIDTH, ROWS, LAYERS = 1024, 512, 3
 
 
 class Samples(Dataset):
@@ -55,7 +55,7 @@ WAYS = {  # how samples are made, how many are a batch, and by how many workers
 def train(how: str) -> int:
     """Train for a few seconds after the first step, which starts the workers. Returns the steps."""
     warnings.filterwarnings("ignore", message="This DataLoader will create")  # torch sees it, too
-    model = torch.nn.Linear(WIDTH, WIDTH)
+    model = torch.nn.Sequential(*(torch.nn.Linear(WIDTH, WIDTH) for _ in range(LAYERS)))
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
     steps, end, grows = 0, float("inf"), how == "growing-worker"
     samples, batch_size, workers = WAYS[how]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.accelerator.compiler import forget_graphs
 from common.accelerator.device import describe
 from common.cli import run as command
 from common.engine.contract import Disturbed, DoesNotApply, NotEquivalent, NotInEffect, Numerics
@@ -450,6 +451,7 @@ class Unfused(FusedAttention):
     ],
 )
 def test_a_rung_that_does_not_act_is_not_in_effect(number, changes, said):
+    forget_graphs()  # those of tests before this one
     with pytest.raises(NotInEffect, match=said):
         seen_by(number, recipe_at(number, **changes))
 

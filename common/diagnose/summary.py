@@ -13,7 +13,7 @@ from common.diagnose.tree import Glance, Tree
 from common.engine.device import allowed_cpus
 
 LEAST_S = 1.0  # a shorter glance says little of processor time, which is counted in hundredths
-LEAST_GLANCES = 12  # at a worker, before anything is said of its memory
+LEAST_GLANCES, LEAST_WATCH_S = 12, 3.0  # at a worker, before anything is said of its memory
 GROWN, GROWN_MIB = 0.05, 4  # of a worker's memory, and MiB, in the second half of the glances
 MIB = 2**20
 
@@ -125,7 +125,7 @@ def growth(glances: list[Glance]) -> Growth | None:
     for pid in {pid for glance in glances for pid in glance.workers}:
         seen = [(k.at, k.workers[pid].own_bytes) for k in glances if pid in k.workers]
         seen = [(at, size) for at, size in seen if size is not None]
-        if len(seen) >= LEAST_GLANCES:
+        if len(seen) >= LEAST_GLANCES and seen[-1][0] - seen[0][0] >= LEAST_WATCH_S:
             judged += 1
             rates.append(rate_of(seen[len(seen) // 2 :]))
     if not judged:

@@ -2,7 +2,8 @@
 
 Changes: workers live on from one epoch to the next.
 Why faster: starting a process, and whatever it has to load, is paid once.
-Cost: their memory stays taken between epochs, during validation, say.
+Cost: their memory stays taken, and grows if they are forked: what training overwrites, its weights
+first of all, stays with them as it was (216 MiB each at the `cpu` preset, where 10 are their own).
 When not: with one epoch, where nothing is started twice.
 Source: torch.utils.data.DataLoader, persistent_workers; pytorch/pytorch issue 62066 (batches are
 still made ahead only within an epoch).

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -135,18 +136,18 @@ class Feed:
             yield from self.transfer(self.epoch(), self.device)
 
     def epoch(self) -> Iterator[Fed]:
-        """The batches of one epoch, on the host. Raises UserError where a worker dies."""
-        batches = iter(self.loader)
-        while (batch := following(batches)) is not None:
+        """The batches of one epoch, on the host."""
+        for batch in self.loader:
             self.last = batch
             self.slack.append(batch.inputs.shape[1] - max(batch.filled))
             yield batch
 
 
-def following(batches: Iterator[Fed]) -> Fed | None:
-    """The next batch, or None after the last. Raises UserError where a worker died."""
+@contextmanager
+def telling_of_workers() -> Iterator[None]:
+    """Say in a sentence that a worker died. torch raises that wherever the training is then."""
     try:
-        return next(batches, None)
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -12,7 +12,7 @@ import torch
 from common.engine.contract import Disturbed
 from common.engine.session import Timed
 from common.workloads.batches.documents import Documents, read_documents, starts, stream
-from common.workloads.batches.feed import Fed, Feed
+from common.workloads.batches.feed import Fed, Feed, telling_of_workers
 from common.workloads.batches.plans import padding
 from common.workloads.train.batches import to_device
 from common.workloads.train.build import train_step
@@ -44,6 +44,10 @@ class FedSession(TrainSession):
         return iter(self.feed)
 
     def step(self) -> None:
+        with telling_of_workers():
+            self.epoch()
+
+    def epoch(self) -> None:
         for _ in range(self.feed.batches):
             asked = time.perf_counter()
             batch: Fed = next(self.batches)
@@ -118,6 +122,10 @@ class FedSession(TrainSession):
         """The loader without training: how fast, and what a worker holds that nobody else does."""
         tell("the loader alone")
         self.batches.close()
+        with telling_of_workers():
+            return self.lone_epochs()
+
+    def lone_epochs(self) -> dict:
         worker_bytes = None
         for place, _ in enumerate(self.feed.epoch(), start=1):
             if place == self.feed.batches:
