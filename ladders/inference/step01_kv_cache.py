@@ -55,7 +55,7 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
 def in_effect(run: Run) -> str:
     if set(run.rows) != {run.recipe.requests}:
         raise NotInEffect(f"up to {max(run.rows)} tokens ran for a new one")
-    return "the new token alone runs"
+    return "only the new token"
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:
