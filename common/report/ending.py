@@ -70,7 +70,12 @@ def by(rows: list[dict], best: dict) -> str:
 
 
 def makers(rows: list[dict], best: dict) -> str:
-    """Who made the gain, the greatest first; empty where no rung's own gain was told."""
+    """Who made the gain, the greatest first; empty where no rung's own gain was told.
+
+    And where a rung stands on one that was left out, which may have made most of it.
+    """
+    if any(row["rung"] > 0 and row["status"] == "ok" and missing(row["x_prev"]) for row in rows):
+        return ""
     made = sorted(told(rows, up=True), key=lambda row: -row["x_prev"])
     named = made[:MOST_NAMED]
     if not named or best["x_base"] <= 1:
