@@ -10,7 +10,7 @@ from rich.text import Text
 from common.cli.time_left import TimeLeft
 from common.engine.plan import Plan
 from common.engine.rungs import shown
-from common.report.tables import progress_line
+from common.report.tables import WIDTH, progress_line
 
 EVERY = 4  # finished lines: how often the time left stands among them where no line is live
 
@@ -107,7 +107,8 @@ class Display:
         if record.get("group") and record["round"] > 1 and record["status"] == "ok":
             return  # its figures come with those of the others
         of_series = "" if record["series"] == "ladder" else f" ({record['series']})"
-        self.say(progress_line(record, self.workload) + of_series)
+        line = progress_line(record, self.workload)[: WIDTH - len(of_series)]
+        self.say(line.rstrip() + of_series)
         quiet = self.plan.turns is not None or self.console.is_terminal
         if self.finished % EVERY == 0 and not quiet and (left := self.time_left()):
             self.say(f"   {left}")
