@@ -1,21 +1,27 @@
 """A workload whose steps are waits, to see processes take turns. PACING names a folder to note in.
 
-It holds a GiB, as it says, of as many as the file "gib" in the folder tells.
+It holds a GiB, as it says, of as many as the file "gib" in the folder tells. A file "accelerator"
+there makes it one that has an accelerator and cores for several starts at once.
 """
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
-from common.engine import session
+from common.engine import session, turns
+from common.engine.device import allowed_cpus
 from common.engine.ladder import Ladder
 from common.engine.metric import HIGHER, Metric
 from common.engine.options import whole
 from common.engine.workload import Planned, Workload
 from tests.packing import rung
+
+
+def accelerated() -> bool:
+    return (Path(os.environ["PACING"]) / "accelerator").exists()
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class Pacing(session.Session):
         super().__init__(settings)
         self.recipe, self.folder, self.steps = recipe, Path(os.environ["PACING"]), 0
         (self.folder / f"alive-{os.getpid()}").touch()
+        if accelerated():
+            self.note("starts", "begins")
+            time.sleep(0.5)
+            self.note("starts", "ends")
         if self.alive() > recipe.beside:
             raise MemoryError("out of memory")
 
@@ -43,8 +53,11 @@ class Pacing(session.Session):
         if self.steps > self.recipe.lasts:
             os._exit(3)
         time.sleep(self.recipe.wait_s)
-        with (self.folder / "steps").open("a") as file:
-            file.write(f"{os.getpid()}\n")
+        self.note("steps", os.getpid())
+
+    def note(self, name: str, word) -> None:
+        with (self.folder / name).open("a") as file:
+            file.write(f"{word}\n")
 
     def room(self) -> tuple[float, float]:
         return 1.0, float((self.folder / "gib").read_text()) - self.alive()
@@ -56,7 +69,11 @@ class Paces(Workload):
         parser.add_argument("--steps", type=whole(1), metavar="N", help="timed steps")
 
     def plan(self, options) -> Planned:
-        return super().plan(options)
+        planned = super().plan(options)
+        if not accelerated():
+            return planned
+        turns.CORES_EACH = allowed_cpus() / 4
+        return replace(planned, device=replace(planned.device, type="cuda", name="none"))
 
     def build(self, recipe, settings, place) -> Pacing:
         return Pacing(recipe, settings)

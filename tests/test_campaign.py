@@ -13,6 +13,7 @@ import pytest
 from common.accelerator.compiler import missing_compiler
 from common.cli import campaign
 from common.cli.campaign import CUT, DONE, FAILED, TOO_LONG, Campaign, Task, main, share_kept
+from common.cli.planning import make_plan, parse
 from common.engine import children
 from common.engine.device import DeviceFacts
 from common.engine.records import Records
@@ -22,6 +23,12 @@ from tests.test_resume import at_once
 
 H100 = DeviceFacts(type="cuda", name="NVIDIA H100 80GB HBM3", vendor="nvidia", memory_gib=80.0,
                    native_bf16=True, capability=(9, 0))  # fmt: skip
+OTHERS = {  # tasks by name: the ladder, and whether turns are taken
+    "inference": ("ladders.inference", True),
+    "memory": ("ladders.memory", False),
+    "data": ("ladders.data", True),
+    "starved": ("ladders.data", True),
+}
 TINY = ["--preset", "tiny", "--device", "cpu"]
 
 
@@ -36,10 +43,12 @@ def kept(folder: Path) -> dict:
 
 def test_all_is_measured_by_worth(tmp_path, monkeypatch, children_at_once, capsys):
     monkeypatch.setattr(campaign, "run_for", made_up_script)
+    training = [task for task in campaign.TASKS if task.name not in OTHERS]
+    monkeypatch.setattr(campaign, "TASKS", training)
     begin = time.time()
     assert main([*TINY, "--out", str(tmp_path), "--minutes", "30"]) == 0
     said = capsys.readouterr().out
-    order = [said.index(f"== {task.what} ==") for task in campaign.TASKS]
+    order = [said.index(f"== {task.what} ==") for task in training]
     assert order == sorted(order)
     state = kept(tmp_path)
     assert set(state["tasks"].values()) == {DONE}
@@ -55,6 +64,20 @@ def test_all_is_measured_by_worth(tmp_path, monkeypatch, children_at_once, capsy
     assert "all is measured" in said
     assert main([*TINY, "--out", str(tmp_path), "--minutes", "30"]) == 0
     assert "==" not in capsys.readouterr().out  # nothing is left to do
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_other_ladders_are_climbed_with_commands_that_they_know(name, tmp_path, monkeypatch):
+    asked = []
+
+    def planned(command: list[str]) -> int:
+        plan, *_ = make_plan(*parse(command))
+        asked.append((plan.ladder.name, bool(plan.turns)))
+        return 0
+
+    monkeypatch.setattr(campaign.runner, "main", planned)
+    assert main([*TINY, "--only", name, "--out", str(tmp_path)]) == 0
+    assert asked == [OTHERS[name]]
 
 
 def made_up_script(command, seconds):

@@ -97,6 +97,20 @@ def test_what_has_no_room_beside_others_is_tried_with_fewer(folder):
     assert large["group"] == 2
 
 
+@pytest.mark.parametrize("numbers", ["0,1,2", "0,1,2,3"])  # the last has no room beside others
+def test_on_an_accelerator_processes_start_beside_one_another(folder, numbers):
+    (folder / "accelerator").touch()
+    status, said = climb(folder, "--only", numbers, "--steps", "3", "--resolution", "1%")
+    assert status == 0, said
+    found = [r for r in records(folder) if r["round"] == 1]
+    assert {r["status"] for r in found} == {"ok"}
+    wanted = [int(number) for number in numbers.split(",")]
+    assert sorted({r["rung"] for r in found if r["series"] == "ladder"}) == wanted
+    starts = (folder / "starts").read_text().split()
+    assert starts[:4] == ["begins", "ends", "begins", "begins"]  # the first tells of the memory
+    assert not any(map(psutil.pid_exists, (int(f.name[6:]) for f in folder.glob("alive-*"))))
+
+
 def test_a_process_that_dies_in_its_turn_costs_its_row(folder):
     status, said = climb(folder, "--only", "0,1,4", "--steps", "8")
     assert status == 1, said

@@ -49,6 +49,7 @@ DRAWING_S = 20.0  # of a piece, kept for tables and pictures
 LEAST_S = 15.0  # no task begins with less: a process alone takes 5 to 10 s to start
 GRACE_S = 10.0  # for a script to end by itself when its time is over
 PAIRS = 2  # of 01 and 02, in turns
+TURNS = ("--resolution", "1%", "--budget", "3m")
 AVERAGE = re.compile(r"Avg tok/sec: (\d+)")
 
 
@@ -162,6 +163,22 @@ TASKS = (  # by worth
         "parallel",
         "the parallel ladder with one process",
         ladder("--ladder", "parallel", "--nproc", "1", "--rounds", "1", folder="parallel"),
+    ),
+    Task(
+        "inference",
+        "the inference ladder, in turns",
+        ladder("--ladder", "inference", *TURNS, folder="inference"),
+    ),
+    Task(
+        "memory",
+        "the memory ladder, one round",
+        ladder("--ladder", "memory", "--rounds", "1", folder="memory"),
+    ),
+    Task("data", "the data ladder, in turns", ladder("--ladder", "data", *TURNS, folder="data")),
+    Task(
+        "starved",
+        "the data ladder with samples that cost much, in turns",
+        ladder("--ladder", "data", "--starved", *TURNS, folder="data-starved"),
     ),
     Task(
         "third",

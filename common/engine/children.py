@@ -56,15 +56,18 @@ class Children:
         self.seconds += outcome.wall_s
         return outcome
 
-    def start(self, job: Job, stack: ExitStack) -> tuple[Child, dict | None]:
-        """A process that is ready to take turns, and what it tells of itself; None: it ended."""
-        child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
+    def begin(self, job: Job, stack: ExitStack) -> Child:
+        """A process that gets ready to take turns."""
+        return stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
+
+    def ready(self, child: Child, job: Job, stack: ExitStack) -> tuple[Child, dict | None]:
+        """The process, or a second one, once it is ready, and what it tells; None: it ended."""
         told = child.hear("ready")
         if told is None:
             self.seconds += child.wall_s
             if note := job.workload.again(job.recipe, child.outcome()):
                 self.display.phase(note)
-                child = stack.enter_context(Child(job, self.plan.timeout, self.display.phase))
+                child = self.begin(job, stack)
                 told, child.note = child.hear("ready"), note
         return child, told
 

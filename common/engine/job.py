@@ -1,5 +1,6 @@
 """What a child process is to do. The parent makes it; the child reads it as plain JSON."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,10 @@ class Job:
         if self.kind == "ceilings":
             return Launch()
         return self.workload.of(self.recipe).launch(self.recipe)
+
+    def line(self) -> str:
+        """As a child reads it."""
+        return json.dumps(self.to_json())
 
     def to_json(self) -> dict:
         values = {

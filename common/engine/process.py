@@ -81,7 +81,7 @@ class Child:
     """
 
     def __init__(self, job: Job, timeout: float, tell=lambda phase: None, watch=None, launch=None):
-        self.launch, self.line = launch or job.launch(), json.dumps(job.to_json())
+        self.launch, self.line = launch or job.launch(), job.line()
         self.timeout, self.left, self.tell, self.watch = timeout, timeout, tell, watch
         self.commands = self.launch.processes if job.turns else 0
         self.result: dict | None = None  # how it ended

@@ -1,6 +1,6 @@
 """Which rungs stand below one that is measured, given what was dropped and chosen so far."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from common.engine.contract import SKIPPED, Numerics
 from common.engine.job import Against
@@ -18,6 +18,10 @@ class Stack:
     combinations: dict[tuple[str, int], Combination] = field(default_factory=dict)
     dropped: dict[int, str] = field(default_factory=dict)  # rungs not carried up, and why
     chosen: dict[int, str] = field(default_factory=dict)  # among a rung's candidates, by rung
+
+    def copy(self) -> "Stack":
+        """One that may learn what this one does not."""
+        return replace(self, combinations={**self.combinations}, dropped={**self.dropped})
 
     def compose(self, series: str, number: int) -> Combination:
         """Which rungs to apply, checking each against the ones below it."""

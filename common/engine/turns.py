@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from common.engine import stats
+from common.engine.device import allowed_cpus
 from common.engine.gpu_watch import WINDOW
 from common.engine.plan import LADDER, TWIN, Combination
 from common.engine.process import Child, Outcome
 from common.engine.watch import HostWatch
 
 ROOM = 2.0  # as many times what the largest process holds must be free for another one
+CORES_EACH = 2  # of a process that starts beside others, where an accelerator does the work
 LEAST = 5  # turns: fewer say nothing of their own noise
 # Of a process's steps in one turn, as a share of the budget: half a second of eight minutes. A step
 # is as noisy as long ones are, so short steps are taken several at a time.
@@ -35,7 +37,7 @@ class Member:
     number: int
     combination: Combination
     child: Child
-    begun_s: float  # from its start until it was ready, without what only the first one checks
+    begun_s: float  # waited until it was ready, without what only the first one checks
     warm_s: float  # of a step in its warm-up
     steps: int = 1  # in one turn
     turns: list[int] = field(default_factory=list)  # whose each of its steps was
@@ -71,6 +73,7 @@ class Generation:
         self.ident = f"{climb.run_facts['run_id']}/{time.time():.3f}"
         self.records: list[dict] = []
         self.members: list[Member] = []
+        self.starting: dict[str, Child] = {}  # before their turn to join, by their job
         self.before: list[Member] = []  # of the groups that are closed
         self.group, self.held_gib, self.free_gib = 1, 0.0, float("inf")
         self.twinned = self.interrupted = False
@@ -79,7 +82,8 @@ class Generation:
 
     def run(self, jobs: Sequence[tuple[str, int]]) -> list[dict]:
         with contextlib.ExitStack() as self.processes:
-            for series, number in jobs:
+            for place, (series, number) in enumerate(jobs):
+                self.start_ahead(jobs[place:])
                 self.join(series, number)
                 if self.interrupted:  # while a group that had no room for this one took turns
                     break
@@ -122,15 +126,34 @@ class Generation:
                 return self.keep(climb.conclude(self.turn, *key, combination, outcome))
             del climb.stack.combinations[key]
 
+    def start_ahead(self, jobs: Sequence[tuple[str, int]]) -> None:
+        """Start those next in line beside one another, as far as cores and memory go.
+
+        Nothing is timed while processes start. Their stack is foreseen: that of a rung which then
+        does not hold what is below it to be is never asked for. What is to be tried first ends the
+        line, since a try is timed.
+        """
+        for job in self.climb.foreseen(self.turn, jobs)[: self.at_once()]:
+            if (line := job.line()) not in self.starting:
+                self.starting[line] = self.children.begin(job, self.processes)
+
+    def at_once(self) -> int:
+        """How many processes may start beside one another; 0: each alone."""
+        if self.plan.device.type == "cpu" or not self.members:
+            return 0  # a start keeps all cores busy there; and the first one tells of the memory
+        room = self.free_gib / (ROOM * self.held_gib) if self.held_gib else math.inf
+        return int(min(allowed_cpus() // CORES_EACH, room))
+
     def begin(self, series: str, number: int, combination: Combination) -> Outcome | None:
         """Start a process and wait until it is ready; how it ended, if it did not get so far."""
         job = self.climb.job(self.turn, series, number, combination, turns=True)
-        child, told = self.children.start(job, self.processes)
+        begun = self.starting.pop(job.line(), None) or self.children.begin(job, self.processes)
+        child, told = self.children.ready(begun, job, self.processes)
         if told is None:
             return child.outcome()
         self.held_gib, self.free_gib = max(self.held_gib, told["held_gib"]), told["free_gib"]
         combination.checked = True
-        begun_s = child.wall_s - told["check_s"]
+        begun_s = max(0.0, child.wall_s - told["check_s"])
         member = Member(series, number, combination, child, begun_s, told["warm_s"])
         self.members.append(member)
         self.display.ready(self.turn, series, number)
@@ -162,6 +185,9 @@ class Generation:
 
     def close(self) -> None:
         """Let those that are ready take turns, and end them."""
+        for child in self.starting.values():
+            child.end()
+        self.starting.clear()
         if not self.members:
             return
         self.twin()

@@ -61,7 +61,7 @@ class Batches(Training):
             raise UserError(f"--documents {many}: there are {every:,} with text in them")
         rows = options.batch_size or max(LEAST_ROWS, planned.recipe.batch_size)
         steps = options.steps or STEPS.get(planned.device.type, STEPS_ELSEWHERE)
-        own = vars(planned.settings) | {"steps": steps}
+        own = vars(planned.settings) | {"steps": steps, "warmup": options.warmup or 2}
         settings = Settings(**own, docs=options.docs, documents=min(many, every))
         recipe = FedRecipe.of(
             planned.recipe,

@@ -133,9 +133,10 @@ def walked(model: Decoder, cache, first, second, third) -> Answers:
     def read(ids: torch.Tensor, begin: int, sizes) -> torch.Tensor:
         parts = []
         for size in sizes:
-            parts.append(model(ids[:, begin : begin + size], cache, last=size))
+            found = model(ids[:, begin : begin + size], cache, last=size)
+            parts.append(found.cpu().double())  # before a CUDA graph writes there again
             begin += size
-        return torch.cat(parts, dim=1).cpu().double()
+        return torch.cat(parts, dim=1)
 
     found = {"the prompt's last position": model(first[:, :PROMPT], cache).cpu().double()}
     ones = (1,) * (CAPACITY - PROMPT)

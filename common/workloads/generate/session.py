@@ -7,6 +7,7 @@ and must give the same tokens. The prompt's own time is taken apart, after the t
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import mean, median
 
@@ -77,6 +78,10 @@ def kernel_calls(run: Run) -> tuple[int, int]:
     return sum(run.operators[name] for name in names), len(layers) * run.new_tokens
 
 
+def profiler() -> torch.profiler.profile:
+    return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+
+
 def prompts(windows: Windows, requests: int, tokens: int) -> torch.Tensor:
     """The beginnings of held-out windows, (B, tokens) int64; one after the other, then again."""
     numbers = [request % len(windows) for request in range(requests)]
@@ -104,6 +109,7 @@ class GenerateSession(Session):
         self.lengths: list[int] = []  # of the cache, after every step
         self.cache_bytes = 0
         self.memory = PeakMemory(device)
+        self.replays = recipe.compile and device.type == "cuda"  # a CUDA graph, for each token
 
     @property
     def probed(self) -> Run:
@@ -119,6 +125,8 @@ class GenerateSession(Session):
         return likeliest(self.run.model(self.prompt, self.run.cache))
 
     def step(self) -> None:
+        if self.replays and not self.run.operators:
+            self.record()
         cache = self.run.cache
         tokens, self.last = decode(self.run.model, cache, self.begun, self.run.new_tokens)
         if not self.decoded:
@@ -127,6 +135,18 @@ class GenerateSession(Session):
         self.lengths.append(cache.length)
         self.cache_bytes = max(self.cache_bytes, cache.nbytes)
         cache.rollback(self.settings.prompt_tokens)
+
+    def record(self) -> None:
+        """Which operators are in the CUDA graph that every token of every step replays.
+
+        The first pass compiles, the second one is recorded: from the third on no operator is seen.
+        """
+        for last in (False, True):
+            with profiler() if last else nullcontext() as profile:
+                self.run.model(self.begun, self.run.cache)
+            self.run.cache.rollback(self.settings.prompt_tokens)
+        each = Counter(event.name for event in profile.events())
+        self.run.operators = Counter({k: n * self.run.new_tokens for k, n in each.items()})
 
     def look(self) -> None:
         """One profiled step: which operators ran how often, and how many tokens ran for each."""
@@ -140,10 +160,11 @@ class GenerateSession(Session):
             return found
 
         cache.begin = counting
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        with profiler() as profile:
             self.step()
         del cache.begin
-        self.run.operators = Counter(event.name for event in profile.events())
+        if not self.replays:
+            self.run.operators = Counter(event.name for event in profile.events())
 
     def ready(self) -> None:
         self.run.graphs, self.run.graph_breaks = compiled_graphs()

@@ -129,7 +129,8 @@ class Training(Workload):
             shape=work.shape,
             device=device.type,
             steps=options.steps or work.defaults.steps,
-            warmup=options.warmup or work.defaults.warmup,
+            # clocks and caches of an accelerator settle for a while; a CPU's step may take a minute
+            warmup=options.warmup or (2 if device.type == "cpu" else work.defaults.warmup),
             text=options.text,
             validate=options.validate,
         )
