@@ -14,6 +14,7 @@ Expected: nothing to 1.3 times; more for the prompt, whose scores are n by n.
 
 from dataclasses import replace
 
+import torch
 from torch.nn import functional as F
 
 from common.engine.contract import NotInEffect, Numerics
@@ -28,6 +29,11 @@ FUSED = ("flash", "efficient", "cudnn", "fused", "math_for_mps")  # in names of 
 
 class FusedAttention(Attention):
     """As many keys as queries: nothing stood before them, and the triangle fits."""
+
+    def __init__(self, *given) -> None:
+        super().__init__(*given)
+        # on an H200 cuDNN's kernel decoded other tokens from one step to the next (LOG.md)
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     def attend(self, query, key, value, seen):
         whole = seen is not None and query.shape[-2] == key.shape[-2]

@@ -136,6 +136,7 @@ class GenerateSession(Session):
         self.cache_bytes = max(self.cache_bytes, cache.nbytes)
         cache.rollback(self.settings.prompt_tokens)
 
+    @torch.no_grad()
     def record(self) -> None:
         """Which operators are in the CUDA graph that every token of every step replays.
 
