@@ -134,6 +134,14 @@ def test_a_budget_is_kept_and_used(folder):
     assert max(r["spent_s"] for r in records(folder)) > 6  # half: a last look may end it early
 
 
+def test_a_third_generation_that_the_budget_has_no_time_for_does_not_begin(folder):
+    (folder / "accelerator").touch()  # where a start takes longer than turns do
+    status, said = climb(folder, "--only", "0,1", "--budget", "2s", "--resolution", "0.01%")
+    assert status == 0, said
+    assert max(r["round"] for r in records(folder)) == 2
+    assert pd.read_csv(folder / "out" / "ladder.csv")["verdict"][1] == "faster"
+
+
 def until(said: str, process) -> None:
     for line in process.stdout:
         if said in line:

@@ -8,6 +8,7 @@ from common.engine.plan import TWIN
 from common.engine.turns import LEAST, Generation
 
 GENERATIONS = 3
+ENOUGH = 2  # of them for verdicts: one more than these begins only if the budget has time for it
 PARTS = {1: 4, 2: 3, 3: 1}  # into how many a generation divides the time that is left, for one
 LOOKS = 2  # at the table: half-way through the last generation, and at its end
 ENDING_S = 1.0  # for a process to end after its last step
@@ -40,11 +41,19 @@ class Looks:
         for self.turn in range(1, GENERATIONS + 1):
             if self.kept():
                 continue
+            if self.turn > ENOUGH and self.left_s < self.start_s and self.clock.steps is None:
+                return
             generation = Generation(self.climb, self.turn, self.more)
             for record in generation.run(self.jobs):
                 self.climb.append(record | {"spent_s": self.spent_s})
             if generation.interrupted:
                 raise KeyboardInterrupt
+
+    @property
+    def start_s(self) -> float:
+        """What starting the generation before took."""
+        before = (r for (turn, *_), r in self.climb.done.items() if turn == self.turn - 1)
+        return sum(record.get("begun_s", 0.0) for record in before)
 
     def kept(self) -> bool:
         """Whether an earlier run left this generation whole, and it still stands."""

@@ -21,6 +21,7 @@ from common.workloads.train.tensor_memory import count_update
 from common.workloads.train.workload import Training
 
 MIB = 2**20
+ROUNDS_AT_TINY = 1  # its rates say nothing, and a count is the same in every round
 STEPS_ON_CPU = 3  # timed, by default: the headline is counted, and 8 windows take long there
 WINDOWS = 8  # in an update, at every rung, whatever the preset trains on at a time
 
@@ -59,6 +60,7 @@ class Memory(Training):
             steps = min(steps, STEPS_ON_CPU)
         return replace(
             planned,
+            rounds=ROUNDS_AT_TINY if planned.preset == "tiny" else planned.rounds,
             recipe=replace(planned.recipe, clip_norm=options.clip_norm),
             settings=replace(planned.settings, validate=True, steps=steps),
         )
