@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     add = parser.add_argument_group("measuring").add_argument
     known = "take turns until every gain is known so closely; default: 3%% on CPUs"
     add("--resolution", type=share, metavar="P%", help=known)
-    budget = "stop at the latest then; default: 40s for each rung"
+    budget = "stop at the latest then; default: 40s for each rung, less at tiny"
     add("--budget", type=duration, metavar="TIME", help=budget)
     rounds = "one process at a time instead, N of each rung; default on accelerators: 3"
     add("--rounds", type=whole(1, 1000), metavar="N", help=rounds)
@@ -127,7 +127,7 @@ def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: i
     usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
     return Turns(
         resolution=options.resolution or usual,
-        budget_s=options.budget or SECONDS_EACH * jobs,
+        budget_s=options.budget or planned.budget_s or SECONDS_EACH * jobs,
         steps=getattr(options, "steps", None),
     )
 
