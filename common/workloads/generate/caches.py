@@ -1,6 +1,8 @@
 """What is kept of the tokens so far: their ids, or their keys and values, layer by layer.
 
 A forward pass of n new tokens calls `begin` once, `extend` in every layer, and `seen` for the mask.
+Requests that are equally long share their positions, (n,); a cache that holds uneven ones gives each
+its own, (B, n), and with them a mask for each.
 Shapes: B requests, n new tokens, t tokens so far with them, H heads, D head width.
 """
 
@@ -25,7 +27,7 @@ class Cache:
         self.places = torch.arange(capacity, device=device)
 
     def begin(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """New ids (B, n) to the ids that must run, and the positions of these.
+        """New ids (B, n) to the ids that must run, and the positions of these: (n,) or (B, n).
 
         Raises IndexError where there is no room for them; the cache then is as it was.
         """
@@ -40,7 +42,10 @@ class Cache:
         raise NotImplementedError
 
     def seen(self, positions: torch.Tensor) -> torch.Tensor | None:
-        """(n, t) bool, True where a new token sees a key; None: a single one, which sees all."""
+        """(n, t) bool, True where a new token sees a key; None: a single one, which sees all.
+
+        Of positions (B, n): (B, 1, n, t), for the heads to share.
+        """
         if len(positions) == 1:
             return None
         return self.places[: self.length] <= positions[:, None]
