@@ -10,7 +10,7 @@ Cost: a request that comes a moment too late waits for a whole batch.
 When not: if answers are uneven. The row above this one has them alike.
 Source: Yu et al. 2022, Orca: A Distributed Serving System for Transformer-Based Generative Models,
 OSDI (request-level scheduling).
-Expected: half the tokens per second of requests that are alike.
+Expected: 0.57 times the tokens per second of requests that are alike: the share of rows in use.
 """
 
 from dataclasses import replace

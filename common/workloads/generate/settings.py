@@ -17,7 +17,7 @@ class Settings(session.Settings):
     text: str | None = None  # a file; None: what `read_text` finds
     prompt_tokens: int = 256  # of each request, before the timed steps
     new_tokens: int = 32  # of each request, in a timed step
-    stream: int = 24  # requests that arrive one after the other, at rungs that serve a stream
+    stream: int = 32  # requests that arrive one after the other, at rungs that serve a stream
     weights: str | None = None  # a file; None: the base model
     base_steps: int = 0  # that the base model is trained for; 0: untrained
 

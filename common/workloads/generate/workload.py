@@ -74,26 +74,31 @@ class Generate(Workload):
 
     def options(self, parser: ArgumentParser) -> None:
         add_model_options(parser)
-        add = parser.add_argument_group("generating").add_argument
+        group = parser.add_argument_group("generating")
+        add = group.add_argument
         before = "tokens before the first new one; default: 256, tiny 32"
         add("--prompt-tokens", type=whole(1), metavar="N", help=before)
         after = "tokens decoded in a timed step; default: 32, tiny 16"
         add("--new-tokens", type=whole(1), metavar="N", help=after)
-        uneven = "requests of a stream, at rungs that serve one; default: 24"
+        uneven = "requests of a stream, at rungs that serve one; default: 32"
         add("--stream", type=whole(16, 100_000), metavar="N", help=uneven)
+        self.add_weights_options(group)
+        add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
+        add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
+
+    @staticmethod
+    def add_weights_options(group) -> None:
+        """Whose text it is; also of the command that writes it."""
+        add = group.add_argument
         file = "a checkpoint of the scripts, or safetensors with GPT-2's names"
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
         trained = "steps that the base model is trained for; 0: untrained; default: 60, gpt2 0"
         add("--base-steps", type=whole(0), metavar="N", help=trained)
-        add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
-        add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
 
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
-        if options.weights is not None and options.base_steps is not None:
-            raise UserError("--base-steps: without --weights, which is not trained here")
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -119,6 +124,9 @@ class Generate(Workload):
 
     @staticmethod
     def base_steps(options: Namespace, preset: str) -> int:
+        """That the base model is trained for. Raises UserError where a file's weights are not."""
+        if options.weights is not None and options.base_steps is not None:
+            raise UserError("--base-steps: without --weights, which is not trained here")
         if options.weights is not None:
             return 0
         usual = BASE_STEPS.get(preset, 0)
