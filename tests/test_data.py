@@ -14,7 +14,7 @@ import torch
 
 from common.engine.errors import UserError
 from common.gpt import text as data
-from common.gpt.generate import generate, next_ids
+from common.gpt.samples import generate, next_ids
 from common.gpt.shape import Shape
 from common.gpt.text import Endless, Windows, read_text, read_tokens, split, tokenizer
 from common.workloads.train.batches import make_loader

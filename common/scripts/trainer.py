@@ -19,7 +19,7 @@ from common.engine.errors import UserError
 from common.engine.process import run_job
 from common.engine.settle import Trials
 from common.gpt import weights
-from common.gpt.generate import generate
+from common.gpt.samples import generate
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.scripts.checkpoints import Checkpoints
 from common.scripts.outputs import optional, tell

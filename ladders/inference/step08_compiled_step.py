@@ -49,7 +49,7 @@ class Fixed(Preallocated):
         return keys, values
 
     def seen(self, positions: torch.Tensor) -> torch.Tensor:
-        return self.places <= positions[:, None]  # (n, capacity)
+        return self.places <= positions[..., None]  # (n, capacity)
 
     def reads(self, length: int) -> int:
         return super().reads(self.capacity)

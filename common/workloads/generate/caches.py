@@ -1,6 +1,8 @@
 """What is kept of the tokens so far: their ids, or their keys and values, layer by layer.
 
 A forward pass of n new tokens calls `begin` once, `extend` in every layer, and `seen` for the mask.
+Requests that are equally long share their positions, (n,); a cache for uneven ones gives each its
+own, (B, n), and a mask of its own.
 Shapes: B requests, n new tokens, t tokens so far with them, H heads, D head width.
 """
 
@@ -21,11 +23,11 @@ class Cache:
         if capacity > shape.context:
             raise ValueError(f"{capacity} slots: the model has {shape.context} positions")
         self.shape, self.dtype, self.requests, self.capacity = shape, dtype, requests, capacity
-        self.length = 0  # tokens of each request
+        self.length = 0  # tokens of each request; of uneven ones, of the longest
         self.places = torch.arange(capacity, device=device)
 
     def begin(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """New ids (B, n) to the ids that must run, and the positions of these.
+        """New ids (B, n) to the ids that must run, and the positions of these: (n,) or (B, n).
 
         Raises IndexError where there is no room for them; the cache then is as it was.
         """
@@ -40,7 +42,10 @@ class Cache:
         raise NotImplementedError
 
     def seen(self, positions: torch.Tensor) -> torch.Tensor | None:
-        """(n, t) bool, True where a new token sees a key; None: a single one, which sees all."""
+        """(n, t) bool, True where a new token sees a key; None: a single one, which sees all.
+
+        Of positions (B, n): (B, 1, n, t), for the heads to share.
+        """
         if len(positions) == 1:
             return None
         return self.places[: self.length] <= positions[:, None]
@@ -50,6 +55,17 @@ class Cache:
         if not 0 <= length <= self.length:
             raise ValueError(f"{length} tokens to keep, of {self.length}")
         self.length = length
+
+    def admit(self, request: int, read: "Cache") -> None:
+        """Another request takes that row, with the tokens of `read`, a cache of it alone.
+
+        For uneven requests, as is `release`.
+        """
+        raise NotImplementedError
+
+    def release(self, request: int) -> None:
+        """Nobody is in that row until `admit`: each pass writes there at position 0 again."""
+        raise NotImplementedError
 
     @property
     def nbytes(self) -> int:

@@ -11,9 +11,12 @@ MIB = 2**20
 
 
 def ms_per_token(record: dict) -> float:
-    """Of one request: requests that are decoded side by side take the same time."""
+    """Of one request: requests that are decoded side by side take the same time.
+
+    So a stream, whose `passes` are told, gives each request in a row a token in that time.
+    """
     one = record["measurement"]
-    return 1e3 * median(one["step_s"]) / record["settings"]["new_tokens"]
+    return 1e3 * median(one["step_s"]) / one.get("passes", record["settings"]["new_tokens"])
 
 
 def ttft_ms(record: dict) -> float:
@@ -40,7 +43,47 @@ def compile_s(record: dict) -> float | None:
     return max(0.0, one["first_step_s"] - median(one["step_s"]))
 
 
+def served_tok_per_s(record: dict) -> float | None:
+    """New tokens per second of a stream whose prompts are read in between; None: no stream."""
+    one = record["measurement"]
+    return one["tokens_per_step"] / one["served_s"] if "served_s" in one else None
+
+
+def waits(name: str, title: str) -> tuple[Metric, Metric]:
+    """A stream's median and 95th percentile, in ms."""
+
+    def of(share: int):
+        def read(record: dict) -> float | None:
+            seconds = record["measurement"].get(f"{name}_{share}_s")
+            return None if seconds is None else 1e3 * seconds
+
+        return read
+
+    return tuple(
+        Metric(
+            name=f"stream_{name}_p{share}_ms",
+            title=f"{title}, p{share}, ms",
+            of=of(share),
+            better=LOWER,
+            form=",.1f",
+        )
+        for share in (50, 95)
+    )
+
+
 RATE = metrics.RATE
+# of a stream, its prompts read in between
+SERVED = (
+    Metric(
+        name="stream_tok_per_s",
+        title="with prompts, tok/s",
+        of=served_tok_per_s,
+        better=HIGHER,
+    ),
+    *waits("first", "arrival to first token"),
+    *waits("token", "token to token"),
+    *waits("request", "arrival to last token"),
+)
 METRICS = (
     RATE,
     Metric(
@@ -119,6 +162,23 @@ METRICS = (
         form=".0e",
     ),
     Metric(
+        name="row_use",
+        title="rows in use",
+        of=measured("row_use"),
+        over="first",
+        better=HIGHER,
+        noise=EXACT,
+        form=".0%",
+    ),
+    *SERVED,
+    Metric(
+        name="requests",
+        title="requests",
+        of=lambda record: record["recipe"]["requests"],
+        over="first",
+        shown=CSV,
+    ),
+    Metric(
         name="acceptance",
         title="accepted",
         of=measured("acceptance"),
@@ -162,3 +222,29 @@ def notes(records: list[dict]) -> str:
 def ceilings(records: list[dict]) -> str:
     found = records[0]["ceilings"].get("read")
     return f"Measured ceiling: memory read at {found / 1e9:.1f} GB/s." if found else ""
+
+
+def streams(records: list[dict]) -> str:
+    """The rungs that served a stream, its prompts read in between; empty: there is none.
+
+    Of each rung the median over its rounds.
+    """
+    rungs: dict[int, list[dict]] = {}
+    for record in records:
+        if record["status"] == "ok" and "served_s" in record["measurement"]:
+            rungs.setdefault(record["rung"], []).append(record)
+    if not rungs:
+        return ""
+    requests = records[0]["settings"]["stream"]
+    lines = [
+        f"   A stream of {requests} uneven requests, each prompt read as its request is let in; ms",
+        f"{'':>2} {'rung':<21}{'':>8}{'first token':>16}{'token to token':>16}{'last token':>16}",
+        f"{'':>24}{'tok/s':>8}" + 3 * f"{'p50':>8}{'p95':>8}",
+    ]
+    for number, of_rung in rungs.items():
+        values = [median(metric.of(record) for record in of_rung) for metric in SERVED]
+        figures = "".join(
+            f"{metric.text(value):>8}" for metric, value in zip(SERVED, values, strict=True)
+        )
+        lines.append(f"{number:>2} {of_rung[0]['name']:<21}{figures}")
+    return "\n".join(lines)

@@ -120,7 +120,10 @@ class Decoder(nn.Module):
         return (self.one_by_one if single else self.logits)(ids, positions, cache, last)
 
     def logits(self, ids: torch.Tensor, positions: torch.Tensor, cache, last: int) -> torch.Tensor:
-        """What is computed of ids (B, n) at their positions (n,), once the cache is ready."""
+        """What is computed of ids (B, n) at their positions, once the cache is ready.
+
+        The positions are (n,), or (B, n) where requests are unevenly long.
+        """
         seen = cache.seen(positions)
         x = self.token_embedding(ids) + self.position_embedding(positions)  # (B, n, C)
         for block in self.blocks:

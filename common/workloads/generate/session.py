@@ -27,6 +27,7 @@ from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode, likeliest
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.settings import Settings
+from common.workloads.generate.stream import Served
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
@@ -42,9 +43,10 @@ class Run:
     device: torch.device
     model: Decoder
     cache: Cache
-    new_tokens: int  # in a step, of each request
+    new_tokens: int  # in a step, of each request; of a stream, passes
     operators: Counter[str] = field(default_factory=Counter)  # calls in one profiled step
     rows: list[int] = field(default_factory=list)  # tokens that ran for each new one, in that step
+    served: Served | None = None  # what a step made of a stream
     graphs: int = 0  # compiled
     graph_breaks: int = 0
 
@@ -103,8 +105,9 @@ class GenerateSession(Session):
         capacity = settings.prompt_tokens + settings.new_tokens
         model, cache = build(recipe, settings.shape, weights.state, capacity, device)
         self.run = Run(recipe, settings.shape, device, model, cache, settings.new_tokens)
-        self.prompt = prompts(self.held_out, recipe.requests, settings.prompt_tokens).to(device)
-        self.begun = self.prefill()  # (B, 1): the token that each answer begins with
+        self.tokens_per_step = settings.new_tokens * recipe.requests
+        self.due = capacity  # what `lengths` must be
+        self.prepare()
         self.decoded: list[torch.Tensor] = []  # (B, new_tokens) of every step
         self.lengths: list[int] = []  # of the cache, after every step
         self.cache_bytes = 0
@@ -117,6 +120,13 @@ class GenerateSession(Session):
 
     def clock(self) -> Clock:
         return make_clock(self.device)
+
+    def prepare(self) -> None:
+        """Read what the steps' answers begin with."""
+        settings = self.settings
+        read = prompts(self.held_out, self.recipe.requests, settings.prompt_tokens)
+        self.prompt = read.to(self.device)
+        self.begun = self.prefill()  # (B, 1): the token that each answer begins with
 
     @torch.no_grad()
     def prefill(self) -> torch.Tensor:
@@ -180,12 +190,11 @@ class GenerateSession(Session):
         return room(self.device) or super().room()
 
     def audit(self) -> None:
-        settings = self.settings
         if compiled_graphs()[0] != self.run.graphs:
             raise Disturbed("the model was compiled again within the timed steps")
-        due = settings.prompt_tokens + settings.new_tokens
-        if set(self.lengths) != {due}:
-            raise Disturbed(f"steps ended at {sorted(set(self.lengths))} tokens instead of {due}")
+        if set(self.lengths) != {self.due}:
+            ended = sorted(set(self.lengths))
+            raise Disturbed(f"steps ended at {ended} tokens instead of {self.due}")
         others = sum(not torch.equal(one, self.decoded[0]) for one in self.decoded)
         if others:
             raise Disturbed(f"{others} of {len(self.decoded)} steps decoded other tokens")
@@ -200,7 +209,7 @@ class GenerateSession(Session):
         first = settings.prompt_tokens + 1
         lengths = range(first, first + settings.new_tokens)  # that new tokens see
         return {
-            "tokens_per_step": settings.new_tokens * self.recipe.requests,
+            "tokens_per_step": self.tokens_per_step,
             "cache_bytes": self.cache_bytes,
             "weight_bytes": model.weight_bytes,
             "read_bytes": model.read_bytes + mean(map(cache.reads, lengths)),  # of a pass

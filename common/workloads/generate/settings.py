@@ -8,12 +8,16 @@ from common.gpt.shape import Shape
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(session.Settings):
-    """The same for every rung of a run. A timed step decodes `new_tokens` of every request."""
+    """The same for every rung of a run. A timed step decodes `new_tokens` of every request.
+
+    Of a stream's requests these are the longest prompt and the longest answer.
+    """
 
     shape: Shape
     text: str | None = None  # a file; None: what `read_text` finds
     prompt_tokens: int = 256  # of each request, before the timed steps
     new_tokens: int = 32  # of each request, in a timed step
+    stream: int = 32  # requests that arrive one after the other, at rungs that serve a stream
     weights: str | None = None  # a file; None: the base model
     base_steps: int = 0  # that the base model is trained for; 0: untrained
 

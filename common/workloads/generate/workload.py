@@ -21,6 +21,7 @@ from common.workloads.generate.base import Weights, weights_for
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import GenerateSession
 from common.workloads.generate.settings import Settings
+from common.workloads.generate.stream_session import StreamSession
 from common.workloads.train.options import add_model_options, chosen
 from common.workloads.train.workload import BROKE
 
@@ -52,6 +53,9 @@ class Generate(Workload):
     def ceilings_text(self, records: list[dict]) -> str:
         return metrics.ceilings(records)
 
+    def extra_text(self, records: list[dict], closely: bool) -> str:
+        return metrics.streams(records)
+
     def given(self, records: list[dict]) -> dict:
         found = next((r["measurement"] for r in records if r["status"] == "ok"), None)
         return {
@@ -61,32 +65,40 @@ class Generate(Workload):
 
     def unlike(self, a: dict, b: dict) -> str:
         one, other = ({**r["settings"], **r["settings"]["shape"]} for r in (a, b))
-        names = (*a["settings"]["shape"], "prompt_tokens", "new_tokens")
-        fields = [f"{k} {one[k]} and {other[k]}" for k in names if one[k] != other[k]]
+        names = (*a["settings"]["shape"], "prompt_tokens", "new_tokens", "stream")
+        pairs = {k: (one.get(k), other.get(k)) for k in names}  # "stream" came later
+        fields = [f"{k} {own} and {its}" for k, (own, its) in pairs.items() if own != its]
         return f"different shapes or lengths: {', '.join(fields)}" if fields else ""
 
     # -- before measuring --
 
     def options(self, parser: ArgumentParser) -> None:
         add_model_options(parser)
-        add = parser.add_argument_group("generating").add_argument
+        group = parser.add_argument_group("generating")
+        add = group.add_argument
         before = "tokens before the first new one; default: 256, tiny 32"
         add("--prompt-tokens", type=whole(1), metavar="N", help=before)
         after = "tokens decoded in a timed step; default: 32, tiny 16"
         add("--new-tokens", type=whole(1), metavar="N", help=after)
+        uneven = "requests of a stream, at rungs that serve one; default: 32"
+        add("--stream", type=whole(16, 100_000), metavar="N", help=uneven)
+        self.add_weights_options(group)
+        add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
+        add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
+
+    @staticmethod
+    def add_weights_options(group) -> None:
+        """Whose text it is; also of the command that writes it."""
+        add = group.add_argument
         file = "a checkpoint of the scripts, or safetensors with GPT-2's names"
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
         trained = "steps that the base model is trained for; 0: untrained; default: 60, gpt2 0"
         add("--base-steps", type=whole(0), metavar="N", help=trained)
-        add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
-        add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
 
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
-        if options.weights is not None and options.base_steps is not None:
-            raise UserError("--base-steps: without --weights, which is not trained here")
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -95,6 +107,7 @@ class Generate(Workload):
             text=options.text,
             prompt_tokens=options.prompt_tokens or PROMPT.get(work.preset, PROMPT_ELSEWHERE),
             new_tokens=options.new_tokens or NEW.get(work.preset, NEW_ELSEWHERE),
+            stream=options.stream or Settings.stream,
             weights=options.weights,
             base_steps=self.base_steps(options, work.preset),
         )
@@ -111,6 +124,9 @@ class Generate(Workload):
 
     @staticmethod
     def base_steps(options: Namespace, preset: str) -> int:
+        """That the base model is trained for. Raises UserError where a file's weights are not."""
+        if options.weights is not None and options.base_steps is not None:
+            raise UserError("--base-steps: without --weights, which is not trained here")
         if options.weights is not None:
             return 0
         usual = BASE_STEPS.get(preset, 0)
@@ -163,7 +179,8 @@ class Generate(Workload):
     def build(
         self, recipe: GenerateRecipe, settings: Settings, device: torch.device
     ) -> GenerateSession:
-        return GenerateSession(recipe, settings, device)
+        kind = StreamSession if recipe.schedule else GenerateSession
+        return kind(recipe, settings, device)
 
     def ceilings(self, recipe, settings: Settings) -> dict[str, float]:
         from common.workloads.generate.ceilings import read_bandwidth
