@@ -11,6 +11,9 @@ from ladders.inference import (
     step06_int8_weights,
     step07_int4_weights,
     step08_compiled_step,
+    step09_look_up,
+    step10_draft_model,
+    step11_skipped_layers,
 )
 
 LADDER = Ladder(
@@ -27,5 +30,8 @@ LADDER = Ladder(
         step06_int8_weights,
         step07_int4_weights,
         step08_compiled_step,
+        step09_look_up,
+        step10_draft_model,
+        step11_skipped_layers,
     ),
 )

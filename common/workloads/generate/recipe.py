@@ -7,6 +7,7 @@ import torch
 from common.workloads.generate.caches import Cache, Recomputed
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Attention
+from common.workloads.generate.speculation import Draft
 from common.workloads.train.recipe import imported, plain, rebuilt, recognized
 
 
@@ -22,6 +23,10 @@ class GenerateRecipe:
     compile: bool = False  # torch.compile the pass of a single token
     compile_mode: str = "default"  # torch.compile's
     requests: int = 1  # that are decoded side by side: B
+    draft: type[Draft] | None = (
+        None  # what guesses tokens, of which the model reads several at once
+    )
+    draft_tokens: int = 0  # guesses for a pass, at most
 
     @property
     def format(self) -> str:

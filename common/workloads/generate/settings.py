@@ -16,6 +16,7 @@ class Settings(session.Settings):
     new_tokens: int = 32  # of each request, in a timed step
     weights: str | None = None  # a file; None: the base model
     base_steps: int = 0  # that the base model is trained for; 0: untrained
+    draft: str | None = None  # a file with a draft model's weights; None: trained as the base model
 
     @classmethod
     def from_json(cls, plain: dict) -> "Settings":

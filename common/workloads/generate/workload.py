@@ -18,6 +18,7 @@ from common.engine.workload import Check, Launch, Planned, Workload
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.generate import metrics
 from common.workloads.generate.base import Weights, weights_for
+from common.workloads.generate.draft_model import draft_weights
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import GenerateSession
 from common.workloads.generate.settings import Settings
@@ -78,6 +79,8 @@ class Generate(Workload):
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
         trained = "steps that the base model is trained for; 0: untrained; default: 60, gpt2 0"
         add("--base-steps", type=whole(0), metavar="N", help=trained)
+        small = "a smaller model's weights, which guesses for --weights FILE, in the same formats"
+        add("--draft", metavar="FILE", help=f"{small}; default: trained as the base model")
         add("--steps", type=whole(1, 1_000_000), metavar="N", help="timed steps")
         add("--warmup", type=whole(2, 1_000_000), metavar="N", help="steps before them")
 
@@ -87,6 +90,8 @@ class Generate(Workload):
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
         if options.weights is not None and options.base_steps is not None:
             raise UserError("--base-steps: without --weights, which is not trained here")
+        if options.draft is not None and options.weights is None:
+            raise UserError("--draft: with --weights alone, whose text it guesses")
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -97,9 +102,11 @@ class Generate(Workload):
             new_tokens=options.new_tokens or NEW.get(work.preset, NEW_ELSEWHERE),
             weights=options.weights,
             base_steps=self.base_steps(options, work.preset),
+            draft=options.draft,
         )
         settings = fitted(settings, options)
         weights = weights_for(settings)  # trained before any rung is measured
+        draft_weights(settings)  # likewise
         return Planned(
             device=device,
             recipe=GenerateRecipe(),
