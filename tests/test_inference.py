@@ -210,14 +210,15 @@ def recipes():
     """Every rung's recipe, or each of its candidates."""
     for number in range(LADDER.top + 1):
         rung = LADDER.rung(number) if number else None
-        offered = rung.candidates(HERE, recipe_at(number - 1)) if rung else {}
+        offered = rung.candidates(HERE, recipe_at(rung.base)) if rung else {}
         for label, recipe in (offered or {"": recipe_at(number)}).items():
             yield pytest.param(number, recipe, id=f"{number} {label}".strip())
 
 
 @pytest.mark.parametrize(("number", "recipe"), [*recipes()])
 def test_a_rung_has_the_logits_that_it_declares(number, recipe):
-    recipe, below = replace(recipe, compile=False), recipe_at(max(0, number - 1))
+    recipe = replace(recipe, compile=False)
+    below = recipe_at(LADDER.rung(number).base if number else 0)
     found = checked(recipe, below, LADDER.numerics(number))
     assert (
         found.error < {"float32": 1e-6, "bfloat16": 1e-2, "int8": 2e-2, "int4": 2e-1}[recipe.format]
@@ -456,7 +457,7 @@ def test_a_rung_that_does_not_act_is_not_in_effect(number, changes, said):
         seen_by(number, recipe_at(number, **changes))
 
 
-@pytest.mark.parametrize("number", range(1, LADDER.top))
+@pytest.mark.parametrize("number", range(1, 8))
 def test_a_rung_that_acts_is_seen(number):
     assert seen_by(number, recipe_at(number))
 
@@ -665,7 +666,7 @@ def test_weights_of_another_shape_are_a_sentence(tmp_path):
 
 @pytest.fixture(scope="session")
 def inference_ladder(tmp_path_factory):
-    """Some rungs at the tiny preset, measured once: the top stands on all of them."""
+    """Some rungs at the tiny preset, measured once: the last stands on all of the first eight."""
     out = tmp_path_factory.mktemp("inference-ladder")
     small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,6,8")
     start = ("-m", "steps.run", "--ladder", "inference", *small)
@@ -697,7 +698,7 @@ def test_records_tell_what_was_generated_from(inference_ladder):
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert {r["measurement"]["tokens_per_step"] for r in records} == {16}
     assert {r["measurement"]["weights"]["steps"] for r in records} == {2}
-    (top,) = (r for r in records if r["rung"] == LADDER.top)
+    (top,) = (r for r in records if r["rung"] == 8)
     assert top["format"] == "int4"
     assert {"3", "4", "7", "8"} <= top["measurement"]["in_effect"].keys()
     page = (out / "ladder.md").read_text()
