@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from common.engine.contract import Numerics
+from common.engine.contract import DoesNotApply, Numerics
 from common.workloads.generate.model import Decoder
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.sampling import Guess
@@ -53,6 +53,8 @@ class EarlyExit(Draft):
 
     def __init__(self, target) -> None:
         refuse_untrained(target)
+        if target.shape.layers < 2:
+            raise DoesNotApply("a model of one layer has none to skip")
         self.cache, self.model = target.cache, Shortened(target.model, self.layers(target.shape))
 
     @staticmethod

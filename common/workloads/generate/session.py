@@ -126,6 +126,7 @@ class GenerateSession(Session):
         self.run = Run(recipe, settings.shape, device, model, cache, settings.new_tokens, draft)
         self.prompt = prompts(self.held_out, recipe.requests, settings.prompt_tokens).to(device)
         self.begun = self.prefill()  # (B, 1): the token that each answer begins with
+        self.begun_text = [*self.prompt[0].tolist(), self.begun[0].item()]  # the first request's
         self.decoded: list[torch.Tensor] = []  # (B, new_tokens) of every step
         self.lengths: list[int] = []  # of the cache, after every step
         self.cache_bytes = 0
@@ -146,17 +147,11 @@ class GenerateSession(Session):
             self.run.draft.begin(self.prompt[0].tolist())
         return likeliest(self.run.model(self.prompt, self.run.cache))
 
-    @property
-    def begun_text(self) -> list[int]:
-        """The first request's prompt and the token that its answer begins with."""
-        return [*self.prompt[0].tolist(), self.begun.item()]
-
     def decode(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The new tokens, (B, new_tokens), and the logits of the last of them."""
-        run, text = self.run, self.begun_text
+        run, text, most = self.run, self.begun_text, self.recipe.draft_tokens
         if run.draft is None:
             return decode(run.model, run.cache, self.begun, run.new_tokens)
-        most = self.recipe.draft_tokens
         spoken = speculate(run.model, run.cache, run.draft, text, run.new_tokens, most)
         run.draft.keep(len(text) - 1)
         run.rounds = spoken.rounds
