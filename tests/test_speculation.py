@@ -190,15 +190,15 @@ class Enumerated(Sampled):
 def every_text(
     draft: type[Draft], sampler: type[Enumerated] = Enumerated, cache: type[Ids] = Ids
 ) -> tuple[dict, dict]:
-    """Probabilities of all texts of three tokens, as speculating has them and as the model has."""
+    """Probabilities of all texts of four tokens, as speculating has them and as the model has."""
     model, small, begun = Chain(1), Chain(2), [0, 1]
     found, pending = Counter(), [[]]
     while pending:
         chosen = sampler(pending.pop(), pending)
-        spoken = speculate(model, cache(begun[:-1]), draft(small), begun, 3, 2, chosen)
+        spoken = speculate(model, cache(begun[:-1]), draft(small), begun, 4, 2, chosen)
         found[tuple(spoken.tokens)] += chosen.probability
     due, plain = Counter({(): 1.0}), Enumerated([], [])
-    for _ in range(3):
+    for _ in range(4):
         longer = Counter()
         for text, probability in due.items():
             pair = (*begun, *text)[-2:]
@@ -297,7 +297,7 @@ def far_from(counts: Counter, due: dict[tuple, float], samples: int) -> float:
 
 def drawn(draft: type[Draft], samples: int) -> float:
     """How far samples of three tokens are from the model's own distribution."""
-    aim, text = target(scale=60), [0, 1, 2, 3, 0, 1, 2]
+    aim, text = target(scale=4), [0, 1, 2, 3, 0, 1, 2]
     sampler = Sampled(0.8, 4, torch.Generator().manual_seed(5))
     due = Counter({(): 1.0})
     with torch.no_grad():
@@ -322,12 +322,12 @@ def drawn(draft: type[Draft], samples: int) -> float:
 
 @pytest.mark.parametrize("draft", (LookUp, Smaller, EarlyExit))
 def test_samples_are_of_the_models_own_distribution(draft):
-    assert drawn(draft, 1500) < 3.5
+    assert drawn(draft, 1000) < 3.5
 
 
 def test_samples_without_the_residual_are_not(monkeypatch):
     monkeypatch.setattr("common.workloads.generate.sampling.residual", lambda p, q: p)
-    assert drawn(Smaller, 1500) > 6
+    assert drawn(Smaller, 1000) > 5
 
 
 class Wavering(Draft):
@@ -474,7 +474,7 @@ def test_a_session_that_accepts_what_is_wrong_is_void(trained, monkeypatch):
         return speculate(*given, sampler=TakesAll())
 
     monkeypatch.setattr(session, "speculate", speculating)
-    with pytest.raises(Disturbed, match="a token was emitted whose logit is"):
+    with pytest.raises(Disturbed, match="a token was emitted whose logit is .* below the largest"):
         taken(replace(recipe_at(5), draft=Wrong, draft_tokens=3), trained)
 
 
