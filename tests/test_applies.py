@@ -176,6 +176,9 @@ INFERENCE_TABLE = """
  6 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
+ 9 Look-up                  .     .    .    .     .     .     .      .    .    .    .    .
+10 Draft model              .     .    .    .     .     .     .      .    .    .    .    .
+11 Skipped layers           .     .    .    .     .     .     .      .    .    .    .    .
  9 Batching                 .     .    .    .     .     .     .      .    .    .    .    .
 10 Static batches           .     .    .    .     .     .     .      .    .    .    .    .
 11 Continuous batching      .     .    .    .     .     .     .      .    .    .    .    .

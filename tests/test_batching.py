@@ -14,11 +14,11 @@ from common.workloads.generate.session import build
 from common.workloads.generate.stream import Request, Schedule, Served, serve, stream
 from common.workloads.generate.stream_session import StreamSession, latencies, percentile
 from ladders.inference import LADDER
-from ladders.inference import step09_batching as batching
-from ladders.inference import step10_static_batches as static
-from ladders.inference import step11_continuous_batching as continuous
-from ladders.inference.step10_static_batches import Static, Uneven
-from ladders.inference.step11_continuous_batching import Continuous
+from ladders.inference import step14_batching as batching
+from ladders.inference import step15_static_batches as static
+from ladders.inference import step16_continuous_batching as continuous
+from ladders.inference.step15_static_batches import Static, Uneven
+from ladders.inference.step16_continuous_batching import Continuous
 from tests.test_inference import COLUMNS, CPU, NAIVE, SETTINGS, checked, recipe_at, taken
 
 NUMBER = {rung.module: rung.number for rung in LADDER.rungs}

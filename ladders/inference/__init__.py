@@ -11,9 +11,12 @@ from ladders.inference import (
     step06_int8_weights,
     step07_int4_weights,
     step08_compiled_step,
-    step09_batching,
-    step10_static_batches,
-    step11_continuous_batching,
+    step11_look_up,
+    step12_draft_model,
+    step13_skipped_layers,
+    step14_batching,
+    step15_static_batches,
+    step16_continuous_batching,
 )
 
 LADDER = Ladder(
@@ -30,8 +33,11 @@ LADDER = Ladder(
         step06_int8_weights,
         step07_int4_weights,
         step08_compiled_step,
-        step09_batching,
-        step10_static_batches,
-        step11_continuous_batching,
+        step11_look_up,
+        step12_draft_model,
+        step13_skipped_layers,
+        step14_batching,
+        step15_static_batches,
+        step16_continuous_batching,
     ),
 )

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import torch
 from torch import nn
@@ -168,12 +169,16 @@ def train_base(settings: Settings, say: Callable[[str], None]) -> Weights:
 
 
 def read_weights(path: Path, shape: Shape) -> State:
-    """A checkpoint of the scripts, or safetensors with GPT-2's names or this project's.
+    """A model's parameters. Raises UserError if the file is damaged or of another shape."""
+    return read_file("--weights", path, lambda state: fitting(state, shape))
 
-    Raises UserError if it is missing or damaged, or of another shape.
+
+def read_file(option: str, path: Path, fit: Callable[[State], Any]) -> Any:
+    """What `fit` makes of a checkpoint of the scripts, or of safetensors with GPT-2's names or
+    this project's. Raises UserError, also in place of whatever `fit` raises.
     """
     if not is_file(path):
-        raise UserError(f"--weights {path}: no such file; a checkpoint or safetensors is needed")
+        raise UserError(f"{option} {path}: no such file; a checkpoint or safetensors is needed")
     try:
         if path.suffix == ".safetensors":
             state = read_safetensors(path)
@@ -181,11 +186,11 @@ def read_weights(path: Path, shape: Shape) -> State:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         if any(name.removeprefix("transformer.") == "wte.weight" for name in state):
             state = from_published(state)
-        return fitting(state, shape)
+        return fit(state)
     except UserError as error:
-        raise UserError(f"--weights {path}: {error}") from error
+        raise UserError(f"{option} {path}: {error}") from error
     except Exception as error:  # whatever damage happens to cause
-        said = f"--weights {path}: no checkpoint and no safetensors ({in_short(error)})"
+        said = f"{option} {path}: no checkpoint and no safetensors ({in_short(error)})"
         raise UserError(said) from error
 
 

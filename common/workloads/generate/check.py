@@ -21,10 +21,13 @@ from common.engine.job import Against
 from common.engine.workload import Check
 from common.gpt.model import GPT
 from common.gpt.shape import Shape
-from common.workloads.generate.model import Decoder, State
+from common.workloads.generate.draft_model import smaller
+from common.workloads.generate.linears import Linear
+from common.workloads.generate.model import Decoder, State, decode
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import build
 from common.workloads.generate.stream import Request, serve, stream
+from common.workloads.generate.speculation import Target, read, speculate
 from common.workloads.train.build import seed_parameters
 from common.workloads.train.recipe import Recipe
 
@@ -83,6 +86,8 @@ def check(recipe: GenerateRecipe, against: Against, device: torch.device) -> Log
         rounded_error=rounded_error,
         float32_error=in_float32(recipe, naive, state, device, exact, rows),
     )
+    if recipe.draft is not None:
+        refuse_other_text(recipe, state, device)
     more = () if found.float32_error is None else ("float32",)
     return replace(found, formats=tuple(dict.fromkeys((*found.formats, *more))))
 
@@ -209,6 +214,40 @@ def walked(model: Decoder, cache, first, second, third) -> Answers:
     cache.rollback(KEPT)
     found["other tokens after a rollback"] = read(third, 0, (4, 1, 1, 2))
     return found
+
+
+@torch.no_grad()
+def refuse_other_text(recipe: GenerateRecipe, state: State, device: torch.device) -> None:
+    """With a draft, greedy text in float32 is that without one, and so is the cache behind it.
+
+    By plain matrices: that a kernel takes several rows as it takes one was seen in the logits.
+    """
+    recipe = replace(recipe, dtype=torch.float32, linear=Linear, compile=False, requests=1)
+    model, cache = build(recipe, SHAPE, state, SHAPE.context, device)
+    target = Target(
+        recipe=recipe, shape=SHAPE, model=model, cache=cache, trained=True, smaller=coarse_draft
+    )
+    draft, text = recipe.draft(target), made_up(0)[0, :PROMPT].tolist() * 2
+    begun = read(model, cache, text).argmax().item()
+    count = SHAPE.context - len(text) - 1  # and a place for the last of them
+    due = decode(model, cache, torch.tensor([[begun]], device=device), count)[0][0].tolist()
+    after = read(model, cache, due[-1:])
+    cache.rollback(len(text))
+    draft.begin(text)
+    found = speculate(model, cache, draft, [*text, begun], count, recipe.draft_tokens)
+    if found.tokens != due:
+        raise NotEquivalent("with a draft, greedy text in float32 is not what it is without one")
+    error = ((read(model, cache, due[-1:]) - after).norm() / after.norm()).item()
+    refuse(error, LIMITS["float32"], "behind it", "after text with a draft")
+
+
+@functools.cache
+def coarse_draft() -> tuple[Shape, State]:
+    """A draft model's shape and parameters, untrained."""
+    shape = smaller(SHAPE)
+    model = GPT(shape, Recipe(), shape.vocab_size)
+    seed_parameters(model, shape)
+    return shape, model.state_dict()
 
 
 def refuse_overflow(model: Decoder, cache, ids: torch.Tensor) -> None:

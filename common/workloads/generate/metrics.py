@@ -3,7 +3,7 @@
 from dataclasses import replace
 from statistics import median
 
-from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
+from common.engine.metric import BRIEF, EXACT, HIGHER, LOWER, Metric
 from common.workloads.train import metrics
 from common.workloads.train.metrics import measured, taken
 
@@ -24,7 +24,7 @@ def ttft_ms(record: dict) -> float:
 
 
 def of_bandwidth(record: dict) -> float | None:
-    """Bytes that a pass must read over what the device reads in that time, at best.
+    """Bytes that must be read for a token over what the device reads in its time, at best.
 
     None where that is not known, or was beaten: what is read then came out of a cache.
     """
@@ -184,7 +184,15 @@ METRICS = (
         of=measured("acceptance"),
         better=HIGHER,
         form=".0%",
-        shown=CSV,
+        short="accepted",
+        legend="accepted: a draft's guesses that were right, of those up to the first wrong one",
+    ),
+    Metric(
+        name="predicted_gain",
+        title="predicted gain",
+        of=measured("predicted_gain"),
+        better=HIGHER,
+        form=".2f",
     ),
     replace(metrics.RESERVED, shown="page"),
     *(m for m in metrics.OF_A_STEP if m.name in ("step_ms", "first_step_s", "utilisation")),

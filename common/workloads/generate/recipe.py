@@ -8,6 +8,7 @@ from common.workloads.generate.caches import Cache, Recomputed
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Attention
 from common.workloads.generate.stream import Schedule
+from common.workloads.generate.speculation import Draft
 from common.workloads.train.recipe import imported, plain, rebuilt, recognized
 
 
@@ -24,6 +25,8 @@ class GenerateRecipe:
     compile_mode: str = "default"  # torch.compile's
     requests: int = 1  # that are decoded side by side: B
     schedule: type[Schedule] | None = None  # of a stream; None: requests are all alike
+    draft: type[Draft] | None = None  # guesses tokens, of which the model reads several at once
+    draft_tokens: int = 0  # guesses for a pass, at most
 
     @property
     def format(self) -> str:

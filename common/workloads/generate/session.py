@@ -23,15 +23,26 @@ from common.gpt.shape import Shape
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.workloads.generate.base import weights_for
 from common.workloads.generate.caches import Cache
+from common.workloads.generate.draft_model import draft_weights
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode, likeliest
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.settings import Settings
 from common.workloads.generate.stream import Served
+from common.workloads.generate.speculation import (
+    Draft,
+    Round,
+    Target,
+    acceptance,
+    costs,
+    predicted,
+    speculate,
+)
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
 SAME = 1e-3  # relative: a step is the same computation as any other
+NEAR = 0.05  # of the logits' root mean square: a tie, as far as bfloat16 can tell
 
 
 @dataclass(slots=True)
@@ -44,8 +55,12 @@ class Run:
     model: Decoder
     cache: Cache
     new_tokens: int  # in a step, of each request; of a stream, passes
+    draft: Draft | None
     operators: Counter[str] = field(default_factory=Counter)  # calls in one profiled step
-    rows: list[int] = field(default_factory=list)  # tokens that ran for each new one, in that step
+    passes: list[Decoder] = field(default_factory=list)  # in that step: whose, one after another
+    rows: list[int] = field(default_factory=list)  # tokens that ran in each of the model's passes
+    rounds: list[Round] = field(default_factory=list)  # of a step with a draft
+    read_bytes: float = 0.0  # of weights, keys, and values in that step
     served: Served | None = None  # what a step made of a stream
     graphs: int = 0  # compiled
     graph_breaks: int = 0
@@ -73,11 +88,13 @@ def build(
 def kernel_calls(run: Run) -> tuple[int, int]:
     """How often the weights' own kernel was called in the profiled step, and how often is due.
 
-    Due is once for every weight matrix and new token.
+    Due is once for every weight matrix and pass.
     """
-    layers = [module for module in run.model.modules() if isinstance(module, Linear)]
+    layers = [
+        module for model in run.passes for module in model.modules() if isinstance(module, Linear)
+    ]
     names = {layer.operator for layer in layers}
-    return sum(run.operators[name] for name in names), len(layers) * run.new_tokens
+    return sum(run.operators[name] for name in names), len(layers)
 
 
 def profiler() -> torch.profiler.profile:
@@ -104,7 +121,16 @@ class GenerateSession(Session):
         self.told, self.trained = weights.told, weights.trained
         capacity = settings.prompt_tokens + settings.new_tokens
         model, cache = build(recipe, settings.shape, weights.state, capacity, device)
-        self.run = Run(recipe, settings.shape, device, model, cache, settings.new_tokens)
+        target = Target(
+            recipe=recipe,
+            shape=settings.shape,
+            model=model,
+            cache=cache,
+            trained=self.trained,
+            smaller=lambda: draft_weights(settings),
+        )
+        draft = recipe.draft(target) if recipe.draft else None
+        self.run = Run(recipe, settings.shape, device, model, cache, settings.new_tokens, draft)
         self.tokens_per_step = settings.new_tokens * recipe.requests
         self.due = capacity  # what `lengths` must be
         self.prepare()
@@ -132,18 +158,31 @@ class GenerateSession(Session):
     def prefill(self) -> torch.Tensor:
         """The prompt into the empty cache; gives the first token after it, (B, 1)."""
         self.run.cache.rollback(0)
+        if self.run.draft:
+            self.run.draft.begin(self.prompt[0].tolist())
         return likeliest(self.run.model(self.prompt, self.run.cache))
+
+    def decode(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The new tokens, (B, new_tokens), and the logits of the last of them."""
+        run, text, most = self.run, self.begun_text, self.recipe.draft_tokens
+        if run.draft is None:
+            return decode(run.model, run.cache, self.begun, run.new_tokens)
+        spoken = speculate(run.model, run.cache, run.draft, text, run.new_tokens, most)
+        run.draft.keep(len(text) - 1)
+        run.rounds = spoken.rounds
+        return torch.tensor([spoken.tokens]), spoken.logits
 
     def step(self) -> None:
         if self.replays and not self.run.operators:
             self.record()
         cache = self.run.cache
-        tokens, self.last = decode(self.run.model, cache, self.begun, self.run.new_tokens)
+        tokens, self.last = self.decode()
         if not self.decoded:
             self.first = self.last
         self.decoded.append(tokens)
         self.lengths.append(cache.length)
-        self.cache_bytes = max(self.cache_bytes, cache.nbytes)
+        held = cache.nbytes + (self.run.draft.cache_bytes if self.run.draft else 0)
+        self.cache_bytes = max(self.cache_bytes, held)
         cache.rollback(self.settings.prompt_tokens)
 
     @torch.no_grad()
@@ -162,20 +201,30 @@ class GenerateSession(Session):
     def look(self) -> None:
         """One profiled step: which operators ran how often, and how many tokens ran for each."""
         give_back(self.device)
-        cache = self.run.cache
+        run, cache = self.run, self.run.cache
         begin = cache.begin
 
         def counting(ids: torch.Tensor):
             found = begin(ids)
-            self.run.rows.append(found[0].numel())
+            run.rows.append(found[0].numel())
             return found
 
+        def passing(model: Decoder, given: tuple) -> None:
+            ids, kept = given
+            run.passes.append(model)
+            share = len(model.blocks) / kept.shape.layers  # of its layers, which a pass may skip
+            run.read_bytes += model.read_bytes + share * kept.reads(kept.length + ids.shape[1])
+
         cache.begin = counting
+        models = {run.model, run.draft and run.draft.model} - {None}
+        hooks = [model.register_forward_pre_hook(passing) for model in models]
         with profiler() as profile:
             self.step()
         del cache.begin
+        for hook in hooks:
+            hook.remove()
         if not self.replays:
-            self.run.operators = Counter(event.name for event in profile.events())
+            run.operators = Counter(event.name for event in profile.events())
 
     def ready(self) -> None:
         self.run.graphs, self.run.graph_breaks = compiled_graphs()
@@ -201,19 +250,35 @@ class GenerateSession(Session):
         apart = (self.last - self.first).norm() / self.first.norm()
         if not apart < SAME:
             raise Disturbed(f"the last step's logits differ from the first one's by {apart:.1e}")
+        if self.run.draft:
+            self.refuse_unlikely()
+
+    @torch.no_grad()
+    def refuse_unlikely(self) -> None:
+        """Each token must be the likeliest by a pass of its own, but for near ties.
+
+        Several rows may take another kernel than one, so the text need not be the same below
+        float32, where a near tie may fall the other way.
+        """
+        ids = self.begun
+        for token in self.decoded[0][0].tolist():
+            logits = self.run.model(ids, self.run.cache)[0, 0].float()
+            short = logits.max() - logits[token]
+            if not short < NEAR * logits.square().mean().sqrt():
+                raise Disturbed(f"a token was emitted whose logit is {short:.2f} below the largest")
+            ids = torch.full_like(ids, token)
+        self.run.cache.rollback(self.settings.prompt_tokens)
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, memory in bytes or GiB, losses in nats."""
-        settings, model, cache = self.settings, self.run.model, self.run.cache
+        settings, run = self.settings, self.run
         reserved, allocated = self.peaks
-        first = settings.prompt_tokens + 1
-        lengths = range(first, first + settings.new_tokens)  # that new tokens see
         return {
             "tokens_per_step": self.tokens_per_step,
             "cache_bytes": self.cache_bytes,
-            "weight_bytes": model.weight_bytes,
-            "read_bytes": model.read_bytes + mean(map(cache.reads, lengths)),  # of a pass
-            "acceptance": None,
+            "weight_bytes": run.model.weight_bytes + (run.draft.weight_bytes if run.draft else 0),
+            "read_bytes": run.read_bytes / settings.new_tokens,  # for a token
+            **self.speculation(tell),
             "peak_reserved_gib": reserved,
             "peak_allocated_gib": allocated,
             "text_sha256": self.text.sha256,
@@ -222,6 +287,21 @@ class GenerateSession(Session):
             "decoded": self.decoded[0][0].tolist(),
             "ttft_s": self.time_to_first_token(tell),
             "held_out_loss": self.held_out_loss(tell),
+        }
+
+    def speculation(self, tell: Callable[[str], None]) -> dict:
+        """What came of the draft, and what should have come of it by what its parts cost."""
+        run, guesses = self.run, self.recipe.draft_tokens
+        if run.draft is None:
+            return {"acceptance": None}
+        tell("the draft's cost")
+        draft_cost, verify_cost = costs(run.model, run.cache, run.draft, self.begun_text, guesses)
+        return {
+            "acceptance": acceptance(run.rounds),
+            "tokens_per_pass": run.new_tokens / len(run.rounds),
+            "draft_cost": draft_cost,
+            "verify_cost": verify_cost,
+            "predicted_gain": predicted(run.rounds, guesses, draft_cost, verify_cost),
         }
 
     def time_to_first_token(self, tell: Callable[[str], None]) -> float:

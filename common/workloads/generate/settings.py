@@ -20,6 +20,7 @@ class Settings(session.Settings):
     stream: int = 32  # requests that arrive one after the other, at rungs that serve a stream
     weights: str | None = None  # a file; None: the base model
     base_steps: int = 0  # that the base model is trained for; 0: untrained
+    draft: str | None = None  # a file with a draft model's weights; None: trained as the base model
 
     @classmethod
     def from_json(cls, plain: dict) -> "Settings":

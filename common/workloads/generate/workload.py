@@ -18,6 +18,7 @@ from common.engine.workload import Check, Launch, Planned, Workload
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.generate import metrics
 from common.workloads.generate.base import Weights, weights_for
+from common.workloads.generate.draft_model import draft_weights
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import GenerateSession
 from common.workloads.generate.settings import Settings
@@ -94,11 +95,15 @@ class Generate(Workload):
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
         trained = "steps that the base model is trained for; 0: untrained; default: 60, gpt2 0"
         add("--base-steps", type=whole(0), metavar="N", help=trained)
+        small = "a smaller model's weights, which guesses for --weights FILE, in the same formats"
+        add("--draft", metavar="FILE", help=f"{small}; default: trained as the base model")
 
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
+        if options.draft is not None and options.weights is None:
+            raise UserError("--draft: with --weights alone, whose text it guesses")
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -110,9 +115,11 @@ class Generate(Workload):
             stream=options.stream or Settings.stream,
             weights=options.weights,
             base_steps=self.base_steps(options, work.preset),
+            draft=options.draft,
         )
         settings = fitted(settings, options)
         weights = weights_for(settings)  # trained before any rung is measured
+        draft_weights(settings)  # likewise
         return Planned(
             device=device,
             recipe=GenerateRecipe(),
