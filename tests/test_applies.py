@@ -176,6 +176,8 @@ INFERENCE_TABLE = """
  6 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
+ 9 Grouped-query attention  .     .    .    .     .     .     .      .    .    .    .    .
+10 Multi-query attention    .     .    .    .     .     .     .      .    .    .    .    .
 """
 
 

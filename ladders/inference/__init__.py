@@ -11,6 +11,8 @@ from ladders.inference import (
     step06_int8_weights,
     step07_int4_weights,
     step08_compiled_step,
+    step09_grouped_queries,
+    step10_multi_query,
 )
 
 LADDER = Ladder(
@@ -27,5 +29,7 @@ LADDER = Ladder(
         step06_int8_weights,
         step07_int4_weights,
         step08_compiled_step,
+        step09_grouped_queries,
+        step10_multi_query,
     ),
 )

@@ -5,7 +5,8 @@ all that follows. One session reads prompts one after the other, in one piece, t
 in chunks, is rolled back, and fills its cache to the last slot; every position's logits are
 compared. Twice: with the naive model's own weights, to the limit of the weights' format, and with
 these weights as the format rounds them, to the limit of the activations' format, where a kernel
-that is wrong or a scale that is missing cannot hide behind what quantisation costs.
+that is wrong or a scale that is missing cannot hide behind what quantisation costs. Where heads
+share keys and values, the naive model is multi-head, with a copy of these for every query head.
 """
 
 import functools
@@ -20,14 +21,15 @@ from common.engine.job import Against
 from common.engine.workload import Check
 from common.gpt.model import GPT
 from common.gpt.shape import Shape
+from common.workloads.generate.heads import pooled, spread
 from common.workloads.generate.model import Decoder, State
 from common.workloads.generate.recipe import GenerateRecipe
-from common.workloads.generate.session import build
+from common.workloads.generate.session import build, kept_shape
 from common.workloads.train.build import seed_parameters
 from common.workloads.train.recipe import Recipe
 
 # widths that every group divides, a vocabulary that no kernel's multiple does, spare positions
-SHAPE = Shape(layers=2, heads=4, emb_dim=128, context=32, vocab_size=1009)
+SHAPE = Shape(layers=2, heads=8, emb_dim=128, context=32, vocab_size=1009)
 CAPACITY, REQUESTS = 24, 2
 PROMPT, CHUNKS, KEPT = 7, (5, 1, 3, 4), 6  # tokens
 # The worst relative error of a position's logits. About ten times what a right rung showed on a
@@ -49,12 +51,16 @@ class LogitsCheck(Check):
 def check(recipe: GenerateRecipe, against: Against, device: torch.device) -> LogitsCheck:
     """Raises NotEquivalent if the recipe's logits are not those that its rung declares."""
     exact = device if device.type != "mps" else torch.device("cpu")  # Metal has no float64
-    state, naive = coarse_state(), plain(against.baseline)
-    reference = naive_answers(naive, exact)
+    kv_heads, naive = kv_heads_of(recipe), plain(against.baseline)
+    state, reference = coarse_state(kv_heads), naive_answers(naive, kv_heads, exact)
     own = answers(recipe, state, device)
     error, where = worst(own, reference)
     limit, claim = LIMITS[recipe.format], against.numerics
     if claim in (Numerics.EXACT, Numerics.ROUNDING):
+        if kv_heads != kv_heads_of(against.below):
+            raise NotEquivalent(
+                f"declared {claim.value}, but keys and values have {kv_heads} heads"
+            )
         if (recipe.format, recipe.dtype) != (against.below.format, against.below.dtype):
             raise NotEquivalent(
                 f"declared {claim.value}, but it computes in {recipe.format}, and the rung below "
@@ -86,31 +92,40 @@ def plain(recipe: GenerateRecipe) -> GenerateRecipe:
     return replace(recipe, dtype=torch.float64, compile=False)
 
 
+def kv_heads_of(recipe: GenerateRecipe) -> int:
+    return kept_shape(recipe, SHAPE).heads
+
+
 @functools.cache
-def coarse_state() -> State:
+def coarse_state(kv_heads: int = SHAPE.heads) -> State:
     """Parameters that every dtype can hold, so that all start from the same ones."""
     model = GPT(SHAPE, Recipe(), SHAPE.vocab_size)
     seed_parameters(model, SHAPE)
-    return {name: p.bfloat16().float() for name, p in model.state_dict().items()}
+    state = pooled(model.state_dict(), SHAPE.heads, kv_heads)
+    return {name: p.bfloat16().float() for name, p in state.items()}
 
 
 def rounded(state: State, recipe: GenerateRecipe) -> State:
-    """The parameters with the weight matrices as the recipe's layers make them: no kernel runs."""
+    """The naive model's parameters: the weight matrices as the recipe's layers make them.
+
+    No kernel runs.
+    """
     matrices = {
         name
         for name, parameter in state.items()
         if parameter.dim() == 2 and "embedding" not in name
     }
-    return {
+    found = {
         name: recipe.linear.rounded(p, recipe).double() if name in matrices else p
         for name, p in state.items()
     }
+    return spread(found, SHAPE.heads)
 
 
 @functools.cache
-def naive_answers(naive: GenerateRecipe, device: torch.device) -> Answers:
-    """What all are compared with."""
-    return answers(naive, coarse_state(), device)
+def naive_answers(naive: GenerateRecipe, kv_heads: int, device: torch.device) -> Answers:
+    """What all with so many heads of keys and values are compared with."""
+    return answers(naive, spread(coarse_state(kv_heads), SHAPE.heads), device)
 
 
 def made_up(seed: int) -> torch.Tensor:

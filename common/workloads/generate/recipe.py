@@ -17,6 +17,7 @@ class GenerateRecipe:
     cache: type[Cache] = Recomputed  # what is kept of the tokens so far
     dtype: torch.dtype = torch.float32  # of activations, keys, values, and weights that stay plain
     attention: type[Attention] = Attention  # how new tokens attend to all so far
+    heads_per_kv: int = 1  # query heads that share a head of keys and values; 0: all do
     linear: type[Linear] = Linear  # in what format weight matrices are kept and multiplied
     group: int = 0  # weights of a row that share a scale; 0: all, where there is one
     compile: bool = False  # torch.compile the pass of a single token

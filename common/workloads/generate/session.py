@@ -7,28 +7,29 @@ and must give the same tokens. The prompt's own time is taken apart, after the t
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
 import torch
 from torch.nn import functional as F
 
-from common.accelerator.compiler import compiled_graphs
+from common.accelerator.compiler import compiled_graphs, forget_graphs
 from common.accelerator.device import PeakMemory, give_back, make_clock, room, synchronize
-from common.engine.clock import Clock
+from common.engine.clock import Clock, time_steps
 from common.engine.contract import Disturbed
 from common.engine.session import Session, Timed
 from common.gpt.shape import Shape
 from common.gpt.text import Windows, read_text, read_tokens, split
-from common.workloads.generate.base import weights_for
 from common.workloads.generate.caches import Cache
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode, likeliest
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.settings import Settings
+from common.workloads.generate.uptrain import control, weights_with
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
+STEPS_AFTER = 5  # timed after each of --lengths
 SAME = 1e-3  # relative: a step is the same computation as any other
 
 
@@ -55,16 +56,23 @@ class Run:
 def build(
     recipe: GenerateRecipe, shape: Shape, state: State, capacity: int, device: torch.device
 ) -> tuple[Decoder, Cache]:
-    """The model from its parameters, float32, and an empty cache."""
+    """The model from its parameters, float32, and an empty cache. Raises DoesNotApply."""
+    kept = kept_shape(recipe, shape)
     torch.set_float32_matmul_precision("highest")
     state = {name: parameter.to(device) for name, parameter in state.items()}
     model = Decoder(shape.heads, state, recipe)
-    cache = recipe.cache(shape, recipe.dtype, recipe.requests, capacity, device)
+    cache = recipe.cache(kept, recipe.dtype, recipe.requests, capacity, device)
     if recipe.compile:
         model.one_by_one = torch.compile(
             model.logits, fullgraph=True, dynamic=False, mode=recipe.compile_mode
         )
     return model, cache
+
+
+def kept_shape(recipe: GenerateRecipe, shape: Shape) -> Shape:
+    """The model's shape with the heads, and their width, that a cache keeps."""
+    heads = recipe.attention.kv_heads(shape.heads, recipe)
+    return replace(shape, heads=heads, emb_dim=shape.emb_dim // shape.heads * heads)
 
 
 def kernel_calls(run: Run) -> tuple[int, int]:
@@ -93,7 +101,7 @@ class GenerateSession(Session):
         self.recipe, self.device = recipe, device
         self.text = read_text(settings.text)
         _, self.held_out = split(read_tokens(self.text), settings.shape)
-        weights = weights_for(settings)
+        weights = weights_with(settings, kept_shape(recipe, settings.shape).heads)
         self.told, self.trained = weights.told, weights.trained
         capacity = settings.prompt_tokens + settings.new_tokens
         model, cache = build(recipe, settings.shape, weights.state, capacity, device)
@@ -190,7 +198,9 @@ class GenerateSession(Session):
             "weights": self.told,
             "decoded": self.decoded[0][0].tolist(),
             "ttft_s": self.time_to_first_token(tell),
-            "held_out_loss": self.held_out_loss(tell),
+            "held_out_loss": self.held_out_loss(model, cache.shape, tell),
+            "control_loss": self.control_loss(tell),
+            "step_s_after": self.after_other_prompts(tell),
         }
 
     def time_to_first_token(self, tell: Callable[[str], None]) -> float:
@@ -205,17 +215,47 @@ class GenerateSession(Session):
             seconds.append(time.perf_counter() - begin)
         return median(seconds[1:])
 
+    def after_other_prompts(self, tell: Callable[[str], None]) -> dict[str, list[float]]:
+        """Seconds of steps after prompts of other lengths, by tokens; in sessions of their own."""
+        found = {}
+        for tokens in self.settings.lengths:
+            tell(f"prompts of {tokens} tokens")
+            forget_graphs()  # their number in one process is limited
+            settings = replace(self.settings, prompt_tokens=tokens, lengths=())
+            found[str(tokens)] = type(self)(self.recipe, settings, self.device).some_steps()
+        return found
+
+    def some_steps(self) -> list[float]:
+        """Seconds of a few steps after two that are not timed. Raises Disturbed."""
+        for _ in range(2):
+            self.step()
+        self.ready()
+        seconds, _ = time_steps(self.step, lambda done: done < STEPS_AFTER, self.clock())
+        self.audit()
+        return seconds
+
+    def control_loss(self, tell: Callable[[str], None]) -> float | None:
+        """The loss that sharing is judged by: of the multi-head model that was trained as long."""
+        shape = self.settings.shape
+        if self.run.cache.shape.heads == shape.heads or not self.trained:
+            return None
+        state = control(self.settings).state
+        model, _ = build(self.recipe, shape, state, 1, self.device)  # whose cache is not used
+        return self.held_out_loss(model, shape, tell)
+
     @torch.no_grad()
-    def held_out_loss(self, tell: Callable[[str], None]) -> float | None:
+    def held_out_loss(
+        self, model: Decoder, kept: Shape, tell: Callable[[str], None]
+    ) -> float | None:
         """Mean loss in nats of the first held-out windows, float32; None: weights not trained."""
         if not self.trained:
             return None
         tell("held-out loss")
         shape, losses = self.settings.shape, []
-        whole = self.recipe.cache(shape, self.recipe.dtype, 1, shape.context, self.device)
+        whole = self.recipe.cache(kept, self.recipe.dtype, 1, shape.context, self.device)
         for number in range(min(HELD_OUT, len(self.held_out))):
             inputs, targets = (part.to(self.device) for part in self.held_out[number])
             whole.rollback(0)
-            logits = self.run.model(inputs[None], whole, last=shape.context)  # (1, T, V)
+            logits = model(inputs[None], whole, last=shape.context)  # (1, T, V)
             losses.append(F.cross_entropy(logits[0].float(), targets).item())
         return mean(losses)

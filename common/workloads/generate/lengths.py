@@ -1,0 +1,161 @@
+"""Each token's time over the length of the prompt before it: `--lengths`, as a table and a picture.
+
+What a cache gains over computing everything again grows with the prompt. A token with a cache takes
+longer, too, but slowly: keys and values are read once, and the weights are most of what is read.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from common.engine.plan import LADDER
+from common.engine.rungs import shown
+from common.workloads.generate.metrics import describe, ms_per_token
+
+NAMED = 5  # curves that are told apart; of more, the first two and the fastest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A rung's milliseconds a token by the prompt's tokens: the median of its rounds."""
+
+    rung: int
+    name: str
+    ms: dict[int, float]
+
+    def gains(self, base: "Curve") -> dict[int, float]:
+        """How many times as fast as another rung after the same prompts."""
+        return {tokens: base.ms[tokens] / ms for tokens, ms in self.ms.items() if tokens in base.ms}
+
+
+def curves(records: list[dict]) -> list[Curve]:
+    """Of every rung that was measured after prompts of several lengths, in the ladder's order."""
+    found: dict[int, list[dict]] = {}
+    for record in records:
+        told = record["measurement"].get("step_s_after") if record["status"] == "ok" else None
+        if told and record["series"] == LADDER:
+            found.setdefault(record["rung"], []).append(record)
+    return [curve(found[rung]) for rung in sorted(found)]
+
+
+def curve(rounds: list[dict]) -> Curve:
+    ms: dict[int, list[float]] = {}
+    for record in rounds:
+        measured, own = record["measurement"], record["settings"]["prompt_tokens"]
+        ms.setdefault(own, []).append(ms_per_token(record))
+        for tokens, step_s in measured["step_s_after"].items():
+            if int(tokens) != own:
+                after = {**record, "measurement": measured | {"step_s": step_s}}
+                ms.setdefault(int(tokens), []).append(ms_per_token(after))
+    by_length = {tokens: median(ms[tokens]) for tokens in sorted(ms)}
+    return Curve(rung=rounds[0]["rung"], name=rounds[0]["name"], ms=by_length)
+
+
+def called(one: Curve) -> str:
+    return f"{shown(one.rung)} {one.name}"
+
+
+def result(found: list[Curve]) -> str:
+    """What the curves say, in a sentence; empty where there is nothing to compare."""
+    base, *others = found
+    if base.rung or not others or len(base.ms) < 2:
+        return ""
+    fastest = best(others)
+    gains, least, most = fastest.gains(base), min(base.ms), max(base.ms)
+    return (
+        f"{fastest.name}: {gains[least]:.1f} times as fast as {base.name} after {least:,} tokens, "
+        f"{gains[most]:.1f} times after {most:,}"
+    )
+
+
+def best(found: list[Curve]) -> Curve:
+    """The fastest after the longest prompt."""
+    return min(found, key=lambda one: one.ms[max(one.ms)])
+
+
+def to_text(records: list[dict]) -> str:
+    """For a terminal, in 80 columns; empty where nothing was measured."""
+    if not (found := curves(records)):
+        return ""
+    lengths = sorted({tokens for one in found for tokens in one.ms})
+    head = f"{'each token, ms, after':<28}" + "".join(f"{tokens:>8,}" for tokens in lengths)
+    rows = [
+        f"{shown(one.rung):>2} {one.name:<25.25}"
+        + "".join(
+            f"{one.ms[tokens]:>8.2f}" if tokens in one.ms else f"{'':>8}" for tokens in lengths
+        )
+        for one in found
+    ]
+    return "\n".join([head, *rows])
+
+
+def to_markdown(records: list[dict]) -> str:
+    """Milliseconds, and how many times as fast as rung 0."""
+    from common.report.tables import markdown_table  # pandas takes half a second to import
+
+    found = curves(records)
+    lengths = sorted({tokens for one in found for tokens in one.ms})
+    head = {"#": "--:", "each token, ms, after a prompt of": ":--"}
+    head |= {f"{tokens:,}": "--:" for tokens in lengths}
+    rows = []
+    for one in found:
+        gains = one.gains(found[0]) if one.rung and not found[0].rung else {}
+        cells = (cell(one.ms.get(tokens), gains.get(tokens)) for tokens in lengths)
+        rows.append([shown(one.rung), one.name, *cells])
+    return f"# {describe(records)}\n\n{markdown_table(head, rows)}\n"
+
+
+def cell(ms: float | None, gain: float | None) -> str:
+    if ms is None:
+        return ""
+    return f"{ms:,.2f}" if gain is None else f"{ms:,.2f} (x{gain:.1f})"
+
+
+def plot(records: list[dict], path: Path) -> None:
+    """Time and gain over the prompt's length, both axes logarithmic, to a PNG."""
+    from common.report.canvas import (  # matplotlib takes a second to import
+        SMALL,
+        TEXT,
+        canvas,
+        frame_texts,
+        head,
+        save,
+    )
+
+    found = curves(records)
+    figure, panels = canvas(3.6, (1, 1))
+    times, gains = panels
+    for one, look in styles(found):
+        times.plot(*zip(*one.ms.items(), strict=True), **look)
+        if not found[0].rung:
+            over = one.gains(found[0])
+            gains.plot(*zip(*over.items(), strict=True), **look | {"label": None})
+    head(times, "each token, ms", 40)
+    head(gains, f"times as fast as {found[0].name}", 40)
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(lengths := [*found[0].ms], [f"{tokens:,}" for tokens in lengths])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
+        axes.set_xlabel("tokens before the first new one", fontsize=TEXT)
+    times.legend(frameon=False, fontsize=SMALL)
+    frame_texts(figure, result(found), [describe(records)])
+    save(figure, path)
+
+
+def styles(found: list[Curve]) -> list[tuple[Curve, dict]]:
+    """How each curve looks: those that are not named are pale, below the others."""
+    from common.report.canvas import MIDDLE, PALE, PALETTE
+
+    own = found if len(found) <= NAMED else [*found[:2], best(found)]
+    looks = []
+    for one in found:
+        if one in own:
+            place = own.index(one)
+            colour = PALETTE[place - 1] if place else MIDDLE
+            look = {"color": colour, "marker": "o", "markersize": 3, "label": called(one)}
+        else:
+            look = {"color": PALE, "linewidth": 1, "zorder": 1}
+        looks.append((one, look))
+    return looks
