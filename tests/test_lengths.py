@@ -10,6 +10,7 @@ from common.engine.contract import Disturbed
 from common.engine.settle import Trials
 from common.report.canvas import plt
 from common.workloads.generate import lengths
+from common.workloads.generate.plot_lengths import plot, styles
 from common.workloads.generate.session import STEPS_AFTER, GenerateSession
 from common.workloads.generate.settings import Settings
 from common.workloads.generate.workload import GENERATE
@@ -142,13 +143,13 @@ def test_tables_have_a_column_for_each_length():
 
 def test_the_picture_names_a_few_curves(tmp_path):
     found = lengths.curves(made_up({n: {64: 1.0, 256: 2.0 / (1 + n)} for n in range(6)}))
-    looks = {one.rung: look for one, look in lengths.styles(found)}
+    looks = {one.rung: look for one, look in styles(found)}
     assert [rung for rung, look in looks.items() if "label" in look] == [0, 1, 5]
     assert len({look["color"] for look in looks.values()}) == 4  # one of all the others
-    few = [look for _, look in lengths.styles(found[:5])]
+    few = [look for _, look in styles(found[:5])]
     assert len({look["color"] for look in few}) == 5
     for name, records in (("two", TWO), ("cached", TWO[1:])):
-        lengths.plot(records, tmp_path / f"{name}.png")
+        plot(records, tmp_path / f"{name}.png")
         assert plt.imread(tmp_path / f"{name}.png").shape[1] == 1660
     assert plt.get_fignums() == []
 

@@ -5,14 +5,11 @@ longer, too, but slowly: keys and values are read once, and the weights are most
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from common.engine.plan import LADDER
 from common.engine.rungs import shown
 from common.workloads.generate.metrics import describe, ms_per_token
-
-NAMED = 5  # curves that are told apart; of more, the first two and the fastest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +55,18 @@ def called(one: Curve) -> str:
 def result(found: list[Curve]) -> str:
     """What the curves say, in a sentence; empty where there is nothing to compare."""
     base, *others = found
-    if base.rung or not others or len(base.ms) < 2:
+    if not others or len(base.ms) < 2:
         return ""
     fastest = best(others)
     gains, least, most = fastest.gains(base), min(base.ms), max(base.ms)
     return (
-        f"{fastest.name}: {gains[least]:.1f} times as fast as {base.name} after {least:,} tokens, "
-        f"{gains[most]:.1f} times after {most:,}"
+        f"{fastest.name}: {times(gains[least])} times as fast as {base.name} after {least:,} "
+        f"tokens, {times(gains[most])} times after {most:,}"
     )
+
+
+def times(gain: float) -> str:
+    return f"{gain:.1f}" if gain < 100 else f"{gain:,.0f}"
 
 
 def best(found: list[Curve]) -> Curve:
@@ -90,7 +91,7 @@ def to_text(records: list[dict]) -> str:
 
 
 def to_markdown(records: list[dict]) -> str:
-    """Milliseconds, and how many times as fast as rung 0."""
+    """Milliseconds, and how many times as fast as the lowest rung that was measured."""
     from common.report.tables import markdown_table  # pandas takes half a second to import
 
     found = curves(records)
@@ -99,7 +100,7 @@ def to_markdown(records: list[dict]) -> str:
     head |= {f"{tokens:,}": "--:" for tokens in lengths}
     rows = []
     for one in found:
-        gains = one.gains(found[0]) if one.rung and not found[0].rung else {}
+        gains = {} if one is found[0] else one.gains(found[0])
         cells = (cell(one.ms.get(tokens), gains.get(tokens)) for tokens in lengths)
         rows.append([shown(one.rung), one.name, *cells])
     return f"# {describe(records)}\n\n{markdown_table(head, rows)}\n"
@@ -108,54 +109,4 @@ def to_markdown(records: list[dict]) -> str:
 def cell(ms: float | None, gain: float | None) -> str:
     if ms is None:
         return ""
-    return f"{ms:,.2f}" if gain is None else f"{ms:,.2f} (x{gain:.1f})"
-
-
-def plot(records: list[dict], path: Path) -> None:
-    """Time and gain over the prompt's length, both axes logarithmic, to a PNG."""
-    from common.report.canvas import (  # matplotlib takes a second to import
-        SMALL,
-        TEXT,
-        canvas,
-        frame_texts,
-        head,
-        save,
-    )
-
-    found = curves(records)
-    figure, panels = canvas(3.6, (1, 1))
-    times, gains = panels
-    for one, look in styles(found):
-        times.plot(*zip(*one.ms.items(), strict=True), **look)
-        if not found[0].rung:
-            over = one.gains(found[0])
-            gains.plot(*zip(*over.items(), strict=True), **look | {"label": None})
-    head(times, "each token, ms", 40)
-    head(gains, f"times as fast as {found[0].name}", 40)
-    for axes in panels:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        axes.set_xticks(lengths := [*found[0].ms], [f"{tokens:,}" for tokens in lengths])
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-        axes.set_xlabel("tokens before the first new one", fontsize=TEXT)
-    times.legend(frameon=False, fontsize=SMALL)
-    frame_texts(figure, result(found), [describe(records)])
-    save(figure, path)
-
-
-def styles(found: list[Curve]) -> list[tuple[Curve, dict]]:
-    """How each curve looks: those that are not named are pale, below the others."""
-    from common.report.canvas import MIDDLE, PALE, PALETTE
-
-    own = found if len(found) <= NAMED else [*found[:2], best(found)]
-    looks = []
-    for one in found:
-        if one in own:
-            place = own.index(one)
-            colour = PALETTE[place - 1] if place else MIDDLE
-            look = {"color": colour, "marker": "o", "markersize": 3, "label": called(one)}
-        else:
-            look = {"color": PALE, "linewidth": 1, "zorder": 1}
-        looks.append((one, look))
-    return looks
+    return f"{ms:,.2f}" if gain is None else f"{ms:,.2f} (x{times(gain)})"

@@ -75,7 +75,7 @@ class Generate(Workload):
             return {}
         return {
             "lengths_md": ("lengths.md", partial(write_lengths, records)),
-            "lengths": ("lengths.png", partial(lengths.plot, records)),
+            "lengths": ("lengths.png", partial(draw_lengths, records)),
         }
 
     def extra_text(self, records: list[dict], closely: bool) -> str:
@@ -244,6 +244,12 @@ def length_list(text: str) -> tuple[int, ...]:
     if len(found) > MOST_LENGTHS:
         raise ArgumentTypeError(f"{text}: at most {MOST_LENGTHS} lengths")
     return tuple(found)
+
+
+def draw_lengths(records: list[dict], path: Path) -> None:
+    from common.workloads.generate.plot_lengths import plot  # matplotlib takes a second to import
+
+    plot(records, path)
 
 
 def write_lengths(records: list[dict], path: Path) -> None:
