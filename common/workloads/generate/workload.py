@@ -22,7 +22,7 @@ from common.gpt.text import read_text, read_tokens, split
 from common.workloads.generate import lengths, metrics
 from common.workloads.generate.base import Weights, weights_for
 from common.workloads.generate.recipe import GenerateRecipe
-from common.workloads.generate.session import GenerateSession
+from common.workloads.generate.session import GenerateSession, kept_shape
 from common.workloads.generate.settings import Settings
 from common.workloads.train.options import add_model_options, chosen
 from common.workloads.train.workload import BROKE
@@ -194,6 +194,7 @@ class Generate(Workload):
     ) -> Check:
         from common.workloads.generate.check import check
 
+        kept_shape(recipe, settings.shape)  # or DoesNotApply, before anything is compiled
         found = check(recipe, against, device)
         forget_graphs()  # the small model's must not count as this one's
         return found
