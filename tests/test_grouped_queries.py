@@ -32,7 +32,8 @@ from tests.test_inference import (
 )
 from tests.test_inference import record as a_record
 
-WAYS = (Folded, Native, Repeated)
+# by how much logits in float64 may differ: two compute a single token's attention in float32
+WAYS = {Folded: 1e-11, Native: 1e-5, Repeated: 1e-5}
 
 
 def eager(number: int, **changes):
@@ -89,7 +90,7 @@ def test_logits_are_those_of_multi_head_attention_with_copies(kind, size):
     many = answers(exactly(NAIVE.attention, 1), spread(state, SHAPE.heads), CPU)
     own = answers(exactly(kind, size), state, CPU)
     for name, due in many.items():
-        assert torch.allclose(own[name], due, rtol=1e-11, atol=1e-11), name
+        assert torch.allclose(own[name], due, rtol=WAYS[kind], atol=WAYS[kind]), name
 
 
 @pytest.mark.parametrize("kind", WAYS)
@@ -99,7 +100,7 @@ def test_equal_heads_lose_nothing_by_being_shared(kind):
     few = pooled(many, SHAPE.heads, 2)
     due = answers(exactly(NAIVE.attention, 1), many, CPU)
     own = answers(exactly(kind, 4), few, CPU)
-    assert all(torch.allclose(own[k], due[k], rtol=1e-11, atol=1e-11) for k in due)
+    assert all(torch.allclose(own[k], due[k], rtol=WAYS[kind], atol=WAYS[kind]) for k in due)
 
 
 @pytest.mark.parametrize("compiled", (False, True), ids=("slice", "all slots"))

@@ -131,11 +131,12 @@ def test_the_result_is_the_fastest_rungs_gain_at_both_ends():
 
 def test_tables_have_a_column_for_each_length():
     text = lengths.to_text(TWO).splitlines()
+    assert text[2].split()[-3:] == ["10.00", "20.00", "40.00"]
     assert text[0].split()[-3:] == ["64", "256", "768"]
-    assert text[1].split()[-3:] == ["100.00", "500.00", "2000.00"]
+    assert text[1].split()[-3:] == ["100", "500", "2,000"]
     page = lengths.to_markdown(TWO)
     assert "| 1 | KV cache | 10.00 (x10.0) | 20.00 (x25.0) | 40.00 (x50.0) |" in page
-    many = made_up({n: {10**k: 1e3 for k in range(1, 8)} for n in range(6)})
+    many = made_up({n: {2**k: 99.5 * k for k in range(14, 21)} for n in range(6)})
     assert width(lengths.to_text(many)) <= 80
     assert lengths.to_text(made_up({0: {256: 1.0}})) == ""
     assert GENERATE.extra_results(made_up({0: {256: 1.0}})) == {}

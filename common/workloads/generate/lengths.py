@@ -79,15 +79,19 @@ def to_text(records: list[dict]) -> str:
     if not (found := curves(records)):
         return ""
     lengths = sorted({tokens for one in found for tokens in one.ms})
-    head = f"{'each token, ms, after':<28}" + "".join(f"{tokens:>8,}" for tokens in lengths)
+    head = f"{'each token, ms, after':<28}" + "".join(f"{tokens:>7,}" for tokens in lengths)
     rows = [
         f"{shown(one.rung):>2} {one.name:<25.25}"
-        + "".join(
-            f"{one.ms[tokens]:>8.2f}" if tokens in one.ms else f"{'':>8}" for tokens in lengths
-        )
+        + "".join(f"{in_ms(one.ms.get(tokens)):>7}" for tokens in lengths)
         for one in found
     ]
     return "\n".join([head, *rows])
+
+
+def in_ms(ms: float | None) -> str:
+    if ms is None:
+        return ""
+    return f"{ms:.2f}" if ms < 100 else f"{ms:,.0f}"
 
 
 def to_markdown(records: list[dict]) -> str:
@@ -101,12 +105,9 @@ def to_markdown(records: list[dict]) -> str:
     rows = []
     for one in found:
         gains = {} if one is found[0] else one.gains(found[0])
-        cells = (cell(one.ms.get(tokens), gains.get(tokens)) for tokens in lengths)
+        cells = (
+            in_ms(one.ms.get(tokens)) + (f" (x{times(gains[tokens])})" if tokens in gains else "")
+            for tokens in lengths
+        )
         rows.append([shown(one.rung), one.name, *cells])
     return f"# {describe(records)}\n\n{markdown_table(head, rows)}\n"
-
-
-def cell(ms: float | None, gain: float | None) -> str:
-    if ms is None:
-        return ""
-    return f"{ms:,.2f}" if gain is None else f"{ms:,.2f} (x{times(gain)})"

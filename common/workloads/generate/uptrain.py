@@ -36,11 +36,12 @@ DATA_SEED = 12  # other windows than the base model began with
 class SharingAttention(FastAttention):
     """Training's attention with K heads of keys and values."""
 
-    def __init__(self, emb_dim, heads, dropout, mask, linear, kv_heads: int) -> None:
-        super().__init__(emb_dim, heads, dropout, mask, linear)
+    def __init__(self, emb_dim: int, heads: int, *more, kv_heads: int) -> None:
+        super().__init__(emb_dim, heads, *more)
         self.width = emb_dim // heads
         self.W_key, self.W_value = (
-            linear(emb_dim, kv_heads * self.width, bias=False) for _ in range(2)
+            type(layer)(emb_dim, kv_heads * self.width, bias=False)
+            for layer in (self.W_key, self.W_value)
         )
 
     def split_heads(self, x: torch.Tensor) -> torch.Tensor:
