@@ -176,12 +176,14 @@ INFERENCE_TABLE = """
  6 int8 weights             D     D    D    .     .     .     .      D    E    E    .    D
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
- 9 Look-up                  .     .    .    .     .     .     .      .    .    .    .    .
-10 Draft model              .     .    .    .     .     .     .      .    .    .    .    .
-11 Skipped layers           .     .    .    .     .     .     .      .    .    .    .    .
- 9 Batching                 .     .    .    .     .     .     .      .    .    .    .    .
-10 Static batches           .     .    .    .     .     .     .      .    .    .    .    .
-11 Continuous batching      .     .    .    .     .     .     .      .    .    .    .    .
+ 9 Grouped-query attention  .     .    .    .     .     .     .      .    .    .    .    .
+10 Multi-query attention    .     .    .    .     .     .     .      .    .    .    .    .
+11 Look-up                  .     .    .    .     .     .     .      .    .    .    .    .
+12 Draft model              .     .    .    .     .     .     .      .    .    .    .    .
+13 Skipped layers           .     .    .    .     .     .     .      .    .    .    .    .
+14 Batching                 .     .    .    .     .     .     .      .    .    .    .    .
+15 Static batches           .     .    .    .     .     .     .      .    .    .    .    .
+16 Continuous batching      .     .    .    .     .     .     .      .    .    .    .    .
 """
 
 

@@ -46,10 +46,10 @@ from tests.conftest import run, width
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NAIVE = GenerateRecipe()
-TINY = Shape(layers=1, heads=2, emb_dim=32, context=32)
+TINY = Shape(layers=1, heads=4, emb_dim=32, context=32)
 SETTINGS = Settings(shape=TINY, prompt_tokens=9, new_tokens=5, steps=2)
-KEPT_CACHES = {1: Concatenated, 2: Preallocated, 8: Fixed, 10: Uneven}
-COMPILED = 8  # seen where the ladder is measured
+KEPT_CACHES = {1: Concatenated, 2: Preallocated, 8: Fixed, 15: Uneven}
+COMPILED = 8  # the last rung that computes the same model
 COLUMNS = {metric.name: metric for metric in METRICS}
 
 
@@ -211,7 +211,7 @@ def test_a_width_that_no_group_divides_is_refused():
 
 def recipes():
     """Every rung's recipe, or each of its candidates."""
-    for number in range(LADDER.top + 1):
+    for number in range(COMPILED + 1):
         rung = LADDER.rung(number) if number else None
         offered = rung.candidates(HERE, recipe_at(rung.base)) if rung else {}
         for label, recipe in (offered or {"": recipe_at(number)}).items():
@@ -671,7 +671,7 @@ def test_weights_of_another_shape_are_a_sentence(tmp_path):
 def inference_ladder(tmp_path_factory):
     """Some rungs at the tiny preset, measured once: the last stands on all of the first eight."""
     out = tmp_path_factory.mktemp("inference-ladder")
-    small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,6,8")
+    small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,6,8,10")
     start = ("-m", "steps.run", "--ladder", "inference", *small)
     return out, run(*start, "--json", "--out", str(out), timeout=600)
 
@@ -680,19 +680,20 @@ def test_rungs_are_measured(inference_ladder):
     out, done = inference_ladder
     assert done.returncode == 0, done.stdout + done.stderr
     table = pd.read_csv(out / "ladder.csv")
-    assert table.status.tolist() == ["ok"] * 4
+    assert table.status.tolist() == ["ok"] * 5
     assert {"tok_per_s", "ttft_ms", "ms_per_token", "cache_bytes", "weight_bytes"} <= {*table}
     assert {"of_bandwidth", "compile_s", "acceptance"} <= {*table}
     assert table.ttft_ms.notna().all()
-    assert table.compile_s.notna().tolist() == [False, False, False, True]
+    assert table.compile_s.notna().tolist() == [False, False, False, True, True]
     assert table.acceptance.isna().all()
     shape = Shape(layers=2, heads=2, emb_dim=32, context=64)
     tokens = 2 * shape.layers * 48 * shape.emb_dim
-    assert table.cache_bytes.tolist() == [0, 4 * tokens, 2 * tokens, 2 * tokens]
+    assert table.cache_bytes.tolist() == [0, 4 * tokens, 2 * tokens, 2 * tokens, tokens]
     assert table.weight_bytes.is_monotonic_decreasing
     losses = table.held_out_loss
     assert losses.notna().all()
     assert max(losses) - min(losses) < 0.1
+    assert table.control_loss.notna().tolist() == [False] * 4 + [True]
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
 
 
@@ -701,9 +702,9 @@ def test_records_tell_what_was_generated_from(inference_ladder):
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert {r["measurement"]["tokens_per_step"] for r in records} == {16}
     assert {r["measurement"]["weights"]["steps"] for r in records} == {2}
-    (top,) = (r for r in records if r["rung"] == COMPILED)
-    assert top["format"] == "int4"
-    assert {"3", "4", "7", "8"} <= top["measurement"]["in_effect"].keys()
+    (compiled,) = (r for r in records if r["rung"] == COMPILED)
+    assert compiled["format"] == "int4"
+    assert {"3", "4", "7", "8"} <= compiled["measurement"]["in_effect"].keys()
     page = (out / "ladder.md").read_text()
     assert "prompt 32, 16 new tokens, 1 request" in page
     assert "Weights: a base model, trained for 2 steps" in page

@@ -150,6 +150,14 @@ def kv_cache():
     return f"{cache.reads(256) / 2**20:g} MiB for GPT-2 124M at 256 tokens in bfloat16"
 
 
+def multi_query():
+    """A head of keys and values where there were H; the names are the formula's."""
+    many, one = GPT2, replace(GPT2, heads=1, emb_dim=GPT2.emb_dim // GPT2.heads)
+    caches = (Cache(shape, torch.bfloat16, 1, 1024, torch.device("cpu")) for shape in (one, many))
+    one, many = (cache.reads(1024) / 2**20 for cache in caches)
+    return f"for GPT-2 124M at 1,024 tokens in bfloat16 {one:g} MiB, not {many:g}"
+
+
 def int4_weights():
     """Codes of 4 bits, and two bfloat16 numbers for each group."""
     return f"{4 + 2 * 16 / min(GROUPS):g} bits a weight in groups of {min(GROUPS)}"
@@ -166,6 +174,7 @@ FIGURES = {
     "ladders.beyond.step11_float8": float8,
     "ladders.inference.step01_kv_cache": kv_cache,
     "ladders.inference.step07_int4_weights": int4_weights,
+    "ladders.inference.step10_multi_query": multi_query,
     "ladders.memory.step04_chunked_loss": chunked_loss,
     "ladders.memory.step11_eight_bit_moments": eight_bit_moments,
 }

@@ -28,7 +28,8 @@ ARROWS = {
         *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
     ),
     "common.workloads.generate": (
-        *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        "common.workloads.train",
     ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),

@@ -40,7 +40,7 @@ class Trials:
         job = Job(
             workload=self.workload,
             recipe=recipe,
-            settings=replace(self.settings, steps=steps, warmup=2),
+            settings=self.workload.briefly(replace(self.settings, steps=steps, warmup=2)),
             ladder=self.ladder,
             applied=self.applied,
             under=self.under,

@@ -194,6 +194,10 @@ class Workload:
         """The recipe, with what it leaves open as in another one."""
         return recipe
 
+    def briefly(self, settings: Settings) -> Settings:
+        """The settings for a recipe that is only tried: without what its rate does not need."""
+        return settings
+
     def rate(self, record: dict) -> float:
         """The headline of one measurement, higher for what is better."""
         value = self.headline.of(record)

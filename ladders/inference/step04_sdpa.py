@@ -30,6 +30,8 @@ FUSED = ("flash", "efficient", "cudnn", "fused", "math_for_mps")  # in names of 
 class FusedAttention(Attention):
     """As many keys as queries: nothing stood before them, and the triangle fits."""
 
+    enable_gqa = False  # rung 9
+
     def __init__(self, *given) -> None:
         super().__init__(*given)
         # on an H200 cuDNN's kernel decoded other tokens from one step to the next (LOG.md)
@@ -38,14 +40,15 @@ class FusedAttention(Attention):
     def attend(self, query, key, value, seen):
         whole = seen is not None and query.shape[-2] == key.shape[-2]
         mask = None if whole else seen
-        return F.scaled_dot_product_attention(query, key, value, mask, is_causal=whole)
+        more = {"is_causal": whole, "enable_gqa": self.enable_gqa}
+        return F.scaled_dot_product_attention(query, key, value, mask, **more)
 
 
 class WideAttention(FusedAttention):
-    """A single token's attention in float32; keys and values are converted as they are read."""
+    """On a CPU a single token's in float32; keys and values are converted as they are read."""
 
     def attend(self, query, key, value, seen):
-        if query.shape[-2] > 1:
+        if query.shape[-2] > 1 or query.device.type != "cpu":
             return super().attend(query, key, value, seen)
         wide = (part.float() for part in (query, key, value))
         return super().attend(*wide, seen).to(query.dtype)

@@ -1,4 +1,4 @@
-"""9. Look-up of earlier tokens.
+"""11. Look-up of earlier tokens.
 
 Changes: what followed the last few tokens when they stood in the text before is guessed to follow
 again. One pass reads all guesses; those up to the first wrong one stand.

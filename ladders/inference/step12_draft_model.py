@@ -1,4 +1,4 @@
-"""10. Draft model.
+"""12. Draft model.
 
 Changes: a small model, trained on the same text, guesses the next tokens one after another. One
 pass of the large one reads all guesses; those up to the first wrong one stand.

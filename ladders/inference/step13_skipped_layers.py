@@ -1,4 +1,4 @@
-"""11. Skipped layers.
+"""13. Skipped layers.
 
 Changes: the model guesses for itself, without some of its layers: the later half, or every other
 one, are tried. One pass with all layers reads the guesses; those up to the first wrong one stand.

@@ -1,4 +1,4 @@
-"""9. Batching.
+"""14. Batching.
 
 Changes: eight requests are decoded side by side. On a CPU the weights' format is chosen again, of
 rungs 5 to 7: the fastest kernel for one row need not be so for eight.

@@ -1,4 +1,4 @@
-"""10. Static batches.
+"""15. Static batches.
 
 Changes: a stream of uneven requests takes the place of eight that are alike; they arrive one after
 the other. The next eight begin when the last of a batch has ended. Each row has positions of its

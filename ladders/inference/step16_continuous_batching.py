@@ -1,4 +1,4 @@
-"""11. Continuous batching.
+"""16. Continuous batching.
 
 Changes: a request that waits takes the row of one that has ended, before the next pass.
 Why faster: no row is computed for nobody while somebody waits. The gain is the longest answer of a

@@ -28,11 +28,12 @@ from common.gpt.model import GPT, CausalAttention
 from common.gpt.shape import Shape
 from common.gpt.text import Endless, read_text, read_tokens, split, with_checksum
 from common.gpt.weights import in_short, unpadded_state
+from common.workloads.generate.heads import spread
 from common.workloads.generate.model import QKV, State
 from common.workloads.generate.published import from_published, read_safetensors
 from common.workloads.generate.settings import Settings
 from common.workloads.train.batches import make_loader
-from common.workloads.train.build import SEED, build, seed_parameters, train_step
+from common.workloads.train.build import SEED, Run, build, seed_parameters, train_step
 from common.workloads.train.recipe import Recipe
 
 BATCH = 4  # windows in a step of the base model's training
@@ -85,10 +86,18 @@ def weights_for(settings: Settings, say: Callable[[str], None] | None = None) ->
         return Weights(state, told)
     if not settings.base_steps:
         return untrained(settings.shape)
-    path = base_path(settings)
+    return kept(base_path(settings), settings, lambda: train_base(settings, say or aloud))
+
+
+def aloud(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def kept(path: Path, settings: Settings, make: Callable[[], Weights]) -> Weights:
+    """Trained weights from the cache; where there are none, they are made and put there."""
     found = read_base(path, settings.shape)
     if found is None:
-        found = train_base(settings, say or (lambda line: print(line, file=sys.stderr, flush=True)))
+        found = make()
         content = io.BytesIO()
         torch.save({"state": found.state, "told": found.told}, content)
         try:
@@ -128,7 +137,7 @@ def base_path(settings: Settings) -> Path:
 
 
 def read_base(path: Path, shape: Shape) -> Weights | None:
-    """The base model in the cache; None where there is none, or it is damaged."""
+    """A model in the cache; None where there is none, or it is damaged."""
     if not is_file(path):
         return None
     content = path.read_bytes()
@@ -136,17 +145,31 @@ def read_base(path: Path, shape: Shape) -> Weights | None:
         return None
     try:
         found = torch.load(io.BytesIO(content[:-4]), weights_only=True)
-        return Weights(fitting(found["state"], shape), found["told"])
+        fitting(spread(found["state"], shape.heads), shape)
+        return Weights(found["state"], found["told"])
     except Exception:  # torch.load raises what the damage happens to cause: it is trained again
         return None
 
 
 def train_base(settings: Settings, say: Callable[[str], None]) -> Weights:
     """Train it on this machine's processor; `say` is told how far it is, and the time left."""
-    text, shape, steps = read_text(settings.text), settings.shape, settings.base_steps
-    windows, _ = split(read_tokens(text), shape)
-    run = build(RECIPE, shape, torch.device("cpu"))
-    batches = iter(make_loader(windows, RECIPE, Endless(windows, DATA_SEED)))
+    steps = settings.base_steps
+    run = build(RECIPE, settings.shape, torch.device("cpu"))
+    told = {
+        "source": f"a base model, trained for {steps} steps of {BATCH} windows",
+        "trained": True,
+        "steps": steps,
+        "loss": train(run, settings.text, steps, DATA_SEED, "base model", say),
+    }
+    return Weights(unpadded_state(run.model, settings.shape), told)
+
+
+def train(
+    run: Run, text: str | None, steps: int, seed: int, what: str, say: Callable[[str], None]
+) -> float:
+    """Train a model on windows in the seed's order. Gives the mean loss of the last ten steps."""
+    windows, _ = split(read_tokens(read_text(text)), run.shape)
+    batches = iter(make_loader(windows, RECIPE, Endless(windows, seed)))
     begin = told_at = time.perf_counter()
     losses = []
     for step in range(1, steps + 1):
@@ -154,15 +177,9 @@ def train_base(settings: Settings, say: Callable[[str], None]) -> Weights:
         now = time.perf_counter()
         if now - told_at > EVERY_S or step == steps:
             left_s = (now - begin) / step * (steps - step)
-            say(f"base model: step {step} of {steps}, loss {losses[-1]:.2f}, {left_s:.0f} s left")
+            say(f"{what}: step {step} of {steps}, loss {losses[-1]:.2f}, {left_s:.0f} s left")
             told_at = now
-    told = {
-        "source": f"a base model, trained for {steps} steps of {BATCH} windows",
-        "trained": True,
-        "steps": steps,
-        "loss": mean(losses[-10:]),
-    }
-    return Weights(unpadded_state(run.model, shape), told)
+    return mean(losses[-10:])
 
 
 # -- from a file --

@@ -14,6 +14,7 @@ from common.gpt.shape import Shape
 class Cache:
     """Room for `capacity` tokens of each of B requests, in the dtype of keys and values.
 
+    `shape` has their heads and width, which may be fewer than the queries'.
     Tokens are taken back by `rollback`: a refused draft's, or all of them before another prompt.
     """
 

@@ -6,7 +6,8 @@ in chunks, is rolled back, and fills its cache to the last slot; a rung that ser
 one. Every position's logits are compared with the naive model's, which is given each request alone.
 Twice: with the naive model's own weights, to the limit of the weights' format, and with these
 weights as the format rounds them, to the limit of the activations' format, where a kernel that is
-wrong or a scale that is missing cannot hide behind what quantisation costs.
+wrong or a scale that is missing cannot hide behind what quantisation costs. Where heads share keys
+and values, the naive model is multi-head, with a copy of these for every query head.
 """
 
 import functools
@@ -22,17 +23,18 @@ from common.engine.workload import Check
 from common.gpt.model import GPT
 from common.gpt.shape import Shape
 from common.workloads.generate.draft_model import smaller
+from common.workloads.generate.heads import pooled, spread
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode
 from common.workloads.generate.recipe import GenerateRecipe
-from common.workloads.generate.session import build
-from common.workloads.generate.stream import Request, serve, stream
+from common.workloads.generate.session import build, kept_shape
 from common.workloads.generate.speculation import Target, read, speculate
+from common.workloads.generate.stream import Request, serve, stream
 from common.workloads.train.build import seed_parameters
 from common.workloads.train.recipe import Recipe
 
 # widths that every group divides, a vocabulary that no kernel's multiple does, spare positions
-SHAPE = Shape(layers=2, heads=4, emb_dim=128, context=32, vocab_size=1009)
+SHAPE = Shape(layers=2, heads=8, emb_dim=128, context=32, vocab_size=1009)
 CAPACITY, REQUESTS = 24, 2
 PROMPT, CHUNKS, KEPT = 7, (5, 1, 3, 4), 6  # tokens
 STREAM, LONGEST = 3, (9, 8)  # requests for each row; tokens of prompts and of answers
@@ -57,13 +59,17 @@ class LogitsCheck(Check):
 def check(recipe: GenerateRecipe, against: Against, device: torch.device) -> LogitsCheck:
     """Raises NotEquivalent if the recipe's logits are not those that its rung declares."""
     exact = device if device.type != "mps" else torch.device("cpu")  # Metal has no float64
-    state, naive = coarse_state(), plain(against.baseline)
+    kv_heads, naive = kv_heads_of(recipe), plain(against.baseline)
     rows = max(REQUESTS, recipe.requests)
-    reference = naive_answers(naive, rows, exact)
+    state, reference = coarse_state(kv_heads), naive_answers(naive, kv_heads, rows, exact)
     own = answers(recipe, state, device, rows)
     error, where = worst(own, reference)
     limit, claim = LIMITS[recipe.format], against.numerics
     if claim in (Numerics.EXACT, Numerics.ROUNDING):
+        if kv_heads != kv_heads_of(against.below):
+            raise NotEquivalent(
+                f"declared {claim.value}, but keys and values have {kv_heads} heads"
+            )
         if (recipe.format, recipe.dtype) != (against.below.format, against.below.dtype):
             raise NotEquivalent(
                 f"declared {claim.value}, but it computes in {recipe.format}, and the rung below "
@@ -97,31 +103,40 @@ def plain(recipe: GenerateRecipe) -> GenerateRecipe:
     return replace(recipe, dtype=torch.float64, compile=False)
 
 
+def kv_heads_of(recipe: GenerateRecipe) -> int:
+    return kept_shape(recipe, SHAPE).heads
+
+
 @functools.cache
-def coarse_state() -> State:
+def coarse_state(kv_heads: int = SHAPE.heads) -> State:
     """Parameters that every dtype can hold, so that all start from the same ones."""
     model = GPT(SHAPE, Recipe(), SHAPE.vocab_size)
     seed_parameters(model, SHAPE)
-    return {name: p.bfloat16().float() for name, p in model.state_dict().items()}
+    state = pooled(model.state_dict(), SHAPE.heads, kv_heads)
+    return {name: p.bfloat16().float() for name, p in state.items()}
 
 
 def rounded(state: State, recipe: GenerateRecipe) -> State:
-    """The parameters with the weight matrices as the recipe's layers make them: no kernel runs."""
+    """The naive model's parameters: the weight matrices as the recipe's layers make them.
+
+    No kernel runs.
+    """
     matrices = {
         name
         for name, parameter in state.items()
         if parameter.dim() == 2 and "embedding" not in name
     }
-    return {
+    found = {
         name: recipe.linear.rounded(p, recipe).double() if name in matrices else p
         for name, p in state.items()
     }
+    return spread(found, SHAPE.heads)
 
 
 @functools.cache
-def naive_answers(naive: GenerateRecipe, rows: int, device: torch.device) -> Answers:
-    """What all are compared with."""
-    return alone(naive, coarse_state(), device, rows)
+def naive_answers(naive: GenerateRecipe, kv_heads: int, rows: int, device: torch.device) -> Answers:
+    """What all with so many heads of keys and values are compared with."""
+    return alone(naive, spread(coarse_state(kv_heads), SHAPE.heads), device, rows)
 
 
 def made_up(seed: int, rows: int) -> torch.Tensor:
@@ -174,11 +189,14 @@ def said(request: Request) -> str:
 def served(recipe: GenerateRecipe, model: Decoder, cache) -> Answers:
     """The logits of a stream's answers, (1, new tokens, V) each, at the texts' own tokens."""
     device, texts = cache.places.device, dict(texts_of_a_stream(cache.requests))
+    kept = kept_shape(recipe, SHAPE)
     found: dict[Request, list[torch.Tensor]] = {request: [] for request in texts}
 
     def admit(request: Request, row: int) -> torch.Tensor:
         prompt = texts[request][: request.prompt_tokens].to(device)
-        read = recipe.cache(SHAPE, recipe.dtype, 1, request.prompt_tokens, device)
+        read = recipe.cache(
+            kept_shape(recipe, SHAPE), recipe.dtype, 1, request.prompt_tokens, device
+        )
         model(prompt[None], read)
         cache.admit(row, read)
         return texts[request][request.prompt_tokens]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from statistics import median
 
-from common.engine.metric import BRIEF, EXACT, HIGHER, LOWER, Metric
+from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
 from common.workloads.train import metrics
 from common.workloads.train.metrics import measured, taken
 
@@ -155,6 +155,14 @@ METRICS = (
         form=".3f",
     ),
     Metric(
+        name="control_loss",
+        title="multi-head model's, trained as long",
+        of=measured("control_loss"),
+        over="first",
+        better=LOWER,
+        form=".3f",
+    ),
+    Metric(
         name="logit_error",
         title="logit error",
         of=lambda record: record["equivalence"].get("error"),
@@ -219,12 +227,25 @@ def notes(records: list[dict]) -> str:
     first = records[0]
     one = next((r["measurement"] for r in records if r["status"] == "ok"), None)
     weights, text = (one["weights"]["source"], one["text_source"]) if one else ("?", "?")
+    weights += shared(records)
     changed = " (changed)" if first["dirty"] else ""
     return (
         f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. "
         f"Weights: {weights}. Prompt: {text}. Commit {str(first['commit'])[:10]}{changed}: "
         f"`{first['command']}`" + (f" ({first['remark']})" if first.get("remark") else "")
     )
+
+
+def shared(records: list[dict]) -> str:
+    """How weights came about whose heads share keys and values; empty where there are none."""
+    told = [r["measurement"]["weights"] for r in records if r["status"] == "ok"]
+    found = [one for one in told if "kv_heads" in one]
+    if not found:
+        return ""
+    steps = found[0]["uptrain_steps"]
+    more = f"with the control, for {steps} steps more" if steps else "no further"
+    asked = "" if found[0]["trained"] else ", and no loss is asked"
+    return f"; where heads share keys and values, these are averaged, trained {more}{asked}"
 
 
 def ceilings(records: list[dict]) -> str:

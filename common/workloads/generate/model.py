@@ -58,12 +58,21 @@ class Attention(nn.Module):
         self.qkv = recipe.linear(weight, bias, recipe)
         self.out_proj = recipe.linear(state["out_proj.weight"], state["out_proj.bias"], recipe)
 
+    @classmethod
+    def kv_heads(cls, heads: int, recipe) -> int:
+        """How many heads keys and values have, where queries have so many."""
+        return heads
+
     def forward(self, x: torch.Tensor, positions: torch.Tensor, seen, cache) -> torch.Tensor:
-        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3 C) -> (B, n, 3, H, D)
-        query, key, value = parts.transpose(1, 3).unbind(2)  # (B, H, n, D) each
+        query, key, value = self.project(x)
         keys, values = cache.extend(self.layer, key, value, positions)  # (B, H, t, D) each
         context = self.attend(query, keys, values, seen)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, H, n, D) -> (B, n, C)
+
+    def project(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Query, key, and value of new tokens, x (B, n, C), by head."""
+        parts = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, n, 3 C) -> (B, n, 3, H, D)
+        return parts.transpose(1, 3).unbind(2)  # (B, H, n, D) each
 
     def attend(self, query, key, value, seen: torch.Tensor | None) -> torch.Tensor:
         """Queries (B, H, n, D) over keys and values (B, H, t, D). `seen`: see Cache.seen."""

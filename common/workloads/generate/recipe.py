@@ -7,8 +7,8 @@ import torch
 from common.workloads.generate.caches import Cache, Recomputed
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Attention
-from common.workloads.generate.stream import Schedule
 from common.workloads.generate.speculation import Draft
+from common.workloads.generate.stream import Schedule
 from common.workloads.train.recipe import imported, plain, rebuilt, recognized
 
 
@@ -19,6 +19,7 @@ class GenerateRecipe:
     cache: type[Cache] = Recomputed  # what is kept of the tokens so far
     dtype: torch.dtype = torch.float32  # of activations, keys, values, and weights that stay plain
     attention: type[Attention] = Attention  # how new tokens attend to all so far
+    heads_per_kv: int = 1  # query heads that share a head of keys and values; 0: all do
     linear: type[Linear] = Linear  # in what format weight matrices are kept and multiplied
     group: int = 0  # weights of a row that share a scale; 0: all, where there is one
     compile: bool = False  # torch.compile the pass of a single token

@@ -8,27 +8,25 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean, median
 
 import torch
 from torch.nn import functional as F
 
-from common.accelerator.compiler import compiled_graphs
+from common.accelerator.compiler import compiled_graphs, forget_graphs
 from common.accelerator.device import PeakMemory, give_back, make_clock, room, synchronize
-from common.engine.clock import Clock
+from common.engine.clock import Clock, time_steps
 from common.engine.contract import Disturbed
 from common.engine.session import Session, Timed
 from common.gpt.shape import Shape
 from common.gpt.text import Windows, read_text, read_tokens, split
-from common.workloads.generate.base import weights_for
 from common.workloads.generate.caches import Cache
 from common.workloads.generate.draft_model import draft_weights
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Decoder, State, decode, likeliest
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.settings import Settings
-from common.workloads.generate.stream import Served
 from common.workloads.generate.speculation import (
     Draft,
     Round,
@@ -38,9 +36,12 @@ from common.workloads.generate.speculation import (
     predicted,
     speculate,
 )
+from common.workloads.generate.stream import Served
+from common.workloads.generate.uptrain import control, weights_with
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
+STEPS_AFTER = 5  # timed after each of --lengths
 SAME = 1e-3  # relative: a step is the same computation as any other
 NEAR = 0.05  # of the logits' root mean square: a tie, as far as bfloat16 can tell
 
@@ -73,16 +74,23 @@ class Run:
 def build(
     recipe: GenerateRecipe, shape: Shape, state: State, capacity: int, device: torch.device
 ) -> tuple[Decoder, Cache]:
-    """The model from its parameters, float32, and an empty cache."""
+    """The model from its parameters, float32, and an empty cache. Raises DoesNotApply."""
+    kept = kept_shape(recipe, shape)
     torch.set_float32_matmul_precision("highest")
     state = {name: parameter.to(device) for name, parameter in state.items()}
     model = Decoder(shape.heads, state, recipe)
-    cache = recipe.cache(shape, recipe.dtype, recipe.requests, capacity, device)
+    cache = recipe.cache(kept, recipe.dtype, recipe.requests, capacity, device)
     if recipe.compile:
         model.one_by_one = torch.compile(
             model.logits, fullgraph=True, dynamic=False, mode=recipe.compile_mode
         )
     return model, cache
+
+
+def kept_shape(recipe: GenerateRecipe, shape: Shape) -> Shape:
+    """The model's shape with the heads, and their width, that a cache keeps."""
+    heads = recipe.attention.kv_heads(shape.heads, recipe)
+    return replace(shape, heads=heads, emb_dim=shape.emb_dim // shape.heads * heads)
 
 
 def kernel_calls(run: Run) -> tuple[int, int]:
@@ -101,6 +109,11 @@ def profiler() -> torch.profiler.profile:
     return torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
 
 
+def called(profile: torch.profiler.profile) -> Counter[str]:
+    """How often each operator was. By the raw events: torch's list of them takes many seconds."""
+    return Counter(event.name() for event in profile.profiler.kineto_results.events())
+
+
 def prompts(windows: Windows, requests: int, tokens: int) -> torch.Tensor:
     """The beginnings of held-out windows, (B, tokens) int64; one after the other, then again."""
     numbers = [request % len(windows) for request in range(requests)]
@@ -117,7 +130,7 @@ class GenerateSession(Session):
         self.recipe, self.device = recipe, device
         self.text = read_text(settings.text)
         _, self.held_out = split(read_tokens(self.text), settings.shape)
-        weights = weights_for(settings)
+        weights = weights_with(settings, kept_shape(recipe, settings.shape).heads)
         self.told, self.trained = weights.told, weights.trained
         capacity = settings.prompt_tokens + settings.new_tokens
         model, cache = build(recipe, settings.shape, weights.state, capacity, device)
@@ -153,6 +166,7 @@ class GenerateSession(Session):
         read = prompts(self.held_out, self.recipe.requests, settings.prompt_tokens)
         self.prompt = read.to(self.device)
         self.begun = self.prefill()  # (B, 1): the token that each answer begins with
+        self.begun_text = [*self.prompt[0].tolist(), self.begun[0].item()]  # the first request's
 
     @torch.no_grad()
     def prefill(self) -> torch.Tensor:
@@ -191,12 +205,14 @@ class GenerateSession(Session):
 
         The first pass compiles, the second one is recorded: from the third on no operator is seen.
         """
+        cache, before = self.run.cache, self.run.cache.length
+        ids = torch.zeros(self.recipe.requests, 1, dtype=torch.int64, device=self.device)
         for last in (False, True):
             with profiler() if last else nullcontext() as profile:
-                self.run.model(self.begun, self.run.cache)
-            self.run.cache.rollback(self.settings.prompt_tokens)
-        each = Counter(event.name for event in profile.events())
-        self.run.operators = Counter({k: n * self.run.new_tokens for k, n in each.items()})
+                self.run.model(ids, cache)
+            cache.rollback(before)
+        each = called(profile).items()
+        self.run.operators = Counter({name: n * self.run.new_tokens for name, n in each})
 
     def look(self) -> None:
         """One profiled step: which operators ran how often, and how many tokens ran for each."""
@@ -224,7 +240,7 @@ class GenerateSession(Session):
         for hook in hooks:
             hook.remove()
         if not self.replays:
-            run.operators = Counter(event.name for event in profile.events())
+            run.operators = called(profile)
 
     def ready(self) -> None:
         self.run.graphs, self.run.graph_breaks = compiled_graphs()
@@ -271,13 +287,13 @@ class GenerateSession(Session):
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, memory in bytes or GiB, losses in nats."""
-        settings, run = self.settings, self.run
+        run = self.run
         reserved, allocated = self.peaks
         return {
             "tokens_per_step": self.tokens_per_step,
             "cache_bytes": self.cache_bytes,
             "weight_bytes": run.model.weight_bytes + (run.draft.weight_bytes if run.draft else 0),
-            "read_bytes": run.read_bytes / settings.new_tokens,  # for a token
+            "read_bytes": run.read_bytes / run.new_tokens,  # for a token of every request
             **self.speculation(tell),
             "peak_reserved_gib": reserved,
             "peak_allocated_gib": allocated,
@@ -286,7 +302,9 @@ class GenerateSession(Session):
             "weights": self.told,
             "decoded": self.decoded[0][0].tolist(),
             "ttft_s": self.time_to_first_token(tell),
-            "held_out_loss": self.held_out_loss(tell),
+            "held_out_loss": self.held_out_loss(run.model, run.cache.shape, tell),
+            "control_loss": self.control_loss(tell),
+            "step_s_after": self.after_other_prompts(tell),
         }
 
     def speculation(self, tell: Callable[[str], None]) -> dict:
@@ -316,17 +334,47 @@ class GenerateSession(Session):
             seconds.append(time.perf_counter() - begin)
         return median(seconds[1:])
 
+    def after_other_prompts(self, tell: Callable[[str], None]) -> dict[str, list[float]]:
+        """Seconds of steps after prompts of other lengths, by tokens; in sessions of their own."""
+        found = {}
+        for tokens in self.settings.lengths:
+            tell(f"prompts of {tokens} tokens")
+            forget_graphs()  # their number in one process is limited
+            settings = replace(self.settings, prompt_tokens=tokens, lengths=())
+            found[str(tokens)] = type(self)(self.recipe, settings, self.device).some_steps()
+        return found
+
+    def some_steps(self) -> list[float]:
+        """Seconds of a few steps after two that are not timed. Raises Disturbed."""
+        for _ in range(2):
+            self.step()
+        self.ready()
+        seconds, _ = time_steps(self.step, lambda done: done < STEPS_AFTER, self.clock())
+        self.audit()
+        return seconds
+
+    def control_loss(self, tell: Callable[[str], None]) -> float | None:
+        """The loss that sharing is judged by: of the multi-head model that was trained as long."""
+        shape = self.settings.shape
+        if self.run.cache.shape.heads == shape.heads or not self.trained:
+            return None
+        state = control(self.settings).state
+        model, _ = build(self.recipe, shape, state, 1, self.device)  # whose cache is not used
+        return self.held_out_loss(model, shape, tell)
+
     @torch.no_grad()
-    def held_out_loss(self, tell: Callable[[str], None]) -> float | None:
+    def held_out_loss(
+        self, model: Decoder, kept: Shape, tell: Callable[[str], None]
+    ) -> float | None:
         """Mean loss in nats of the first held-out windows, float32; None: weights not trained."""
         if not self.trained:
             return None
         tell("held-out loss")
         shape, losses = self.settings.shape, []
-        whole = self.recipe.cache(shape, self.recipe.dtype, 1, shape.context, self.device)
+        whole = self.recipe.cache(kept, self.recipe.dtype, 1, shape.context, self.device)
         for number in range(min(HELD_OUT, len(self.held_out))):
             inputs, targets = (part.to(self.device) for part in self.held_out[number])
             whole.rollback(0)
-            logits = self.run.model(inputs[None], whole, last=shape.context)  # (1, T, V)
+            logits = model(inputs[None], whole, last=shape.context)  # (1, T, V)
             losses.append(F.cross_entropy(logits[0].float(), targets).item())
         return mean(losses)

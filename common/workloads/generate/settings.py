@@ -19,9 +19,15 @@ class Settings(session.Settings):
     new_tokens: int = 32  # of each request, in a timed step
     stream: int = 32  # requests that arrive one after the other, at rungs that serve a stream
     weights: str | None = None  # a file; None: the base model
+    lengths: tuple[int, ...] = ()  # of other prompts, after which tokens are timed as well
     base_steps: int = 0  # that the base model is trained for; 0: untrained
     draft: str | None = None  # a file with a draft model's weights; None: trained as the base model
+    uptrain_steps: int = 0  # that it is trained further where heads share keys and values
+
+    def to_json(self) -> dict:
+        return super().to_json() | {"lengths": [*self.lengths]}  # as it comes back from a file
 
     @classmethod
     def from_json(cls, plain: dict) -> "Settings":
-        return cls(**plain | {"shape": Shape(**plain["shape"])})
+        own = {"shape": Shape(**plain["shape"]), "lengths": tuple(plain.get("lengths", ()))}
+        return cls(**plain | own)

@@ -18,7 +18,7 @@ from common.engine.contract import Disturbed
 from common.engine.session import Timed
 from common.workloads.generate.caches import Cache
 from common.workloads.generate.model import likeliest
-from common.workloads.generate.session import GenerateSession, prompts
+from common.workloads.generate.session import GenerateSession, kept_shape, prompts
 from common.workloads.generate.stream import Request, Served, greedy, serve, stream
 
 
@@ -41,7 +41,8 @@ class StreamSession(GenerateSession):
         Not by the pass of a single token, which may be compiled for the batch.
         """
         recipe, count = self.recipe, request.prompt_tokens
-        cache = recipe.cache(self.settings.shape, recipe.dtype, 1, count, self.device)
+        kept = kept_shape(recipe, self.settings.shape)
+        cache = recipe.cache(kept, recipe.dtype, 1, count, self.device)
         ids, positions = cache.begin(self.prompts[request.number, None, :count])
         return cache, likeliest(self.run.model.logits(ids, positions, cache, 1))
 
@@ -61,6 +62,8 @@ class StreamSession(GenerateSession):
         return torch.cat([served.tokens(request) for request in self.requests])[None]
 
     def step(self) -> None:
+        if self.replays and not self.run.operators:
+            self.record()
         served = self.run.served = self.serve(self.begun.__getitem__)
         self.run.new_tokens, self.last = served.passes, served.logits
         if not self.decoded:

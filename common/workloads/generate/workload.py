@@ -1,9 +1,11 @@
 """Generating text with a GPT-2, one token after another: the workload of the ladder `inference`."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -14,13 +16,14 @@ from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole
 from common.engine.process import Outcome
-from common.engine.workload import Check, Launch, Planned, Workload
+from common.engine.records import write_atomically
+from common.engine.workload import Check, Launch, Planned, Workload, Writer
 from common.gpt.text import read_text, read_tokens, split
-from common.workloads.generate import metrics
+from common.workloads.generate import lengths, metrics
 from common.workloads.generate.base import Weights, weights_for
 from common.workloads.generate.draft_model import draft_weights
 from common.workloads.generate.recipe import GenerateRecipe
-from common.workloads.generate.session import GenerateSession
+from common.workloads.generate.session import GenerateSession, kept_shape
 from common.workloads.generate.settings import Settings
 from common.workloads.generate.stream_session import StreamSession
 from common.workloads.train.options import add_model_options, chosen
@@ -30,6 +33,8 @@ PROMPT, NEW = {"tiny": 32}, {"tiny": 16}  # tokens, by preset
 PROMPT_ELSEWHERE, NEW_ELSEWHERE = 256, 32
 # of the base model's training: seconds at tiny, a minute at cpu; larger ones are left untrained
 BASE_STEPS = {"tiny": 60, "cpu": 60}
+MOST_LENGTHS = 6  # beside the prompt's own: a table of 80 columns has room for no more
+UPTRAINED = 3  # a third of these again, where heads share keys and values
 STEPS = {"cpu": 3}  # timed, of a process that takes no turns
 STEPS_ELSEWHERE = 20
 
@@ -54,9 +59,6 @@ class Generate(Workload):
     def ceilings_text(self, records: list[dict]) -> str:
         return metrics.ceilings(records)
 
-    def extra_text(self, records: list[dict], closely: bool) -> str:
-        return metrics.streams(records)
-
     def given(self, records: list[dict]) -> dict:
         found = next((r["measurement"] for r in records if r["status"] == "ok"), None)
         return {
@@ -71,6 +73,17 @@ class Generate(Workload):
         fields = [f"{k} {own} and {its}" for k, (own, its) in pairs.items() if own != its]
         return f"different shapes or lengths: {', '.join(fields)}" if fields else ""
 
+    def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
+        if not lengths.curves(records):
+            return {}
+        return {
+            "lengths_md": ("lengths.md", partial(write_lengths, records)),
+            "lengths": ("lengths.png", partial(draw_lengths, records)),
+        }
+
+    def extra_text(self, records: list[dict], closely: bool) -> str:
+        return "\n\n".join(filter(None, (metrics.streams(records), lengths.to_text(records))))
+
     # -- before measuring --
 
     def options(self, parser: ArgumentParser) -> None:
@@ -79,6 +92,10 @@ class Generate(Workload):
         add = group.add_argument
         before = "tokens before the first new one; default: 256, tiny 32"
         add("--prompt-tokens", type=whole(1), metavar="N", help=before)
+        others = (
+            f"also time tokens after prompts of these lengths, up to {MOST_LENGTHS}: lengths.png"
+        )
+        add("--lengths", type=length_list, default=(), metavar="N[,N…]", help=others)
         after = "tokens decoded in a timed step; default: 32, tiny 16"
         add("--new-tokens", type=whole(1), metavar="N", help=after)
         uneven = "requests of a stream, at rungs that serve one; default: 32"
@@ -97,6 +114,9 @@ class Generate(Workload):
         add("--base-steps", type=whole(0), metavar="N", help=trained)
         small = "a smaller model's weights, which guesses for --weights FILE, in the same formats"
         add("--draft", metavar="FILE", help=f"{small}; default: trained as the base model")
+        more = "steps that it is trained further where heads share keys and values, and beside it "
+        more += "as it is; default: a third of --base-steps"
+        add("--uptrain-steps", type=whole(0), metavar="N", help=more)
 
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
@@ -104,6 +124,7 @@ class Generate(Workload):
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
         if options.draft is not None and options.weights is None:
             raise UserError("--draft: with --weights alone, whose text it guesses")
+        base_steps = self.base_steps(options, work.preset)
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -114,8 +135,10 @@ class Generate(Workload):
             new_tokens=options.new_tokens or NEW.get(work.preset, NEW_ELSEWHERE),
             stream=options.stream or Settings.stream,
             weights=options.weights,
-            base_steps=self.base_steps(options, work.preset),
             draft=options.draft,
+            lengths=options.lengths,
+            base_steps=base_steps,
+            uptrain_steps=self.uptrain_steps(options, base_steps),
         )
         settings = fitted(settings, options)
         weights = weights_for(settings)  # trained before any rung is measured
@@ -139,6 +162,15 @@ class Generate(Workload):
         usual = BASE_STEPS.get(preset, 0)
         return usual if options.base_steps is None else options.base_steps
 
+    @staticmethod
+    def uptrain_steps(options: Namespace, base_steps: int) -> int:
+        """Raises UserError where no base model is trained that could be trained further."""
+        asked = options.uptrain_steps
+        if asked and not base_steps:
+            said = "only a base model that is trained here is trained further; see --base-steps"
+            raise UserError(f"--uptrain-steps {asked}: {said}")
+        return base_steps // UPTRAINED if asked is None else asked
+
     def facts(self, device: DeviceFacts) -> dict:
         return torch_facts(device)
 
@@ -155,6 +187,9 @@ class Generate(Workload):
         if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
             return ""
         return "compiled with an empty cache" if empty_compile_cache() else ""
+
+    def briefly(self, settings: Settings) -> Settings:
+        return replace(settings, lengths=())
 
     # -- in the process that measures --
 
@@ -179,6 +214,7 @@ class Generate(Workload):
     ) -> Check:
         from common.workloads.generate.check import check
 
+        kept_shape(recipe, settings.shape)  # or DoesNotApply, before anything is compiled
         found = check(recipe, against, device)
         forget_graphs()  # the small model's must not count as this one's
         return found
@@ -215,7 +251,31 @@ def fitted(settings: Settings, options: Namespace) -> Settings:
             f"--new-tokens {new}: with a prompt of {prompt} longer than the context of {context}; "
             f"at most {context - prompt}"
         )
+    for length in settings.lengths:
+        if length + new > context:
+            raise UserError(
+                f"--lengths {length}: with {new} new tokens longer than the context of {context}; "
+                f"at most {context - new}"
+            )
     return replace(settings, prompt_tokens=prompt, new_tokens=new)
+
+
+def length_list(text: str) -> tuple[int, ...]:
+    """A parser of numbers of tokens with commas between them: sorted, each once."""
+    found = sorted({whole(1)(part.strip()) for part in text.split(",")})
+    if len(found) > MOST_LENGTHS:
+        raise ArgumentTypeError(f"{text}: at most {MOST_LENGTHS} lengths")
+    return tuple(found)
+
+
+def draw_lengths(records: list[dict], path: Path) -> None:
+    from common.workloads.generate.plot_lengths import plot  # matplotlib takes a second to import
+
+    plot(records, path)
+
+
+def write_lengths(records: list[dict], path: Path) -> None:
+    write_atomically(path, lengths.to_markdown(records).encode())
 
 
 def told(settings: Settings, weights: Weights) -> tuple[str, str]:
