@@ -243,7 +243,7 @@ def refuse_other_text(recipe: GenerateRecipe, state: State, device: torch.device
     target = Target(
         recipe=recipe, shape=SHAPE, model=model, cache=cache, trained=True, smaller=coarse_draft
     )
-    draft, text = recipe.draft(target), made_up(0)[0, :PROMPT].tolist() * 2
+    draft, text = recipe.draft(target), made_up(0, 1)[0, :PROMPT].tolist() * 2
     begun = read(model, cache, text).argmax().item()
     count = SHAPE.context - len(text) - 1  # and a place for the last of them
     due = decode(model, cache, torch.tensor([[begun]], device=device), count)[0][0].tolist()
