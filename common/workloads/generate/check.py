@@ -146,7 +146,9 @@ def made_up(seed: int, rows: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def answers(recipe: GenerateRecipe, state: State, device: torch.device, rows: int) -> Answers:
+def answers(
+    recipe: GenerateRecipe, state: State, device: torch.device, rows: int = REQUESTS
+) -> Answers:
     """A recipe's logits along one session, (B, positions, V) each, by what was done."""
     model, cache = build(replace(recipe, requests=rows), SHAPE, state, CAPACITY, device)
     found = walked(model, cache, *(made_up(seed, rows).to(device) for seed in range(3)))
