@@ -35,7 +35,7 @@ from ladders.inference.step09_look_up import LookUp
 from ladders.inference.step10_draft_model import Smaller
 from ladders.inference.step11_skipped_layers import EarlyExit
 
-PROMPT, NEW, TURNS = 256, 64, 5
+PROMPT, NEW, TURNS = 256, 64, 3
 CPU, SHAPE = torch.device("cpu"), Shape()
 CIRCLE, EIGHTH = 50, 8  # tokens
 STRANGE = 10_000  # the first token that is written once

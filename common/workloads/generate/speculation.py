@@ -80,7 +80,7 @@ def seen(run, kind: type[Draft]) -> str:
         raise NotInEffect(f"{passes} passes, of which a draft guessed for {len(run.rounds)}")
     if run.draft.model and run.passes.count(run.draft.model) != max(1, guessed):
         raise NotInEffect(f"{guessed} guesses of its model, by {len(run.passes) - passes} passes")
-    return f"{accepted} of {guessed} guesses accepted, {passes} passes for {run.new_tokens} tokens"
+    return f"{accepted}/{guessed} right, {passes} passes for {run.new_tokens} tokens"
 
 
 def read(model: Decoder, cache: Cache, ids: list[int], last: int = 1) -> torch.Tensor:
