@@ -34,6 +34,7 @@ from common.workloads.generate.speculation import (
     Round,
     Target,
     acceptance,
+    agreement,
     expected_tokens,
     guessed_by,
     predicted,
@@ -416,6 +417,22 @@ def test_a_look_up_goes_on_as_the_text_did(text, guesses):
     assert found.q == [None] * len(guesses)
 
 
+@torch.no_grad()
+def test_agreement_is_counted_along_a_given_text():
+    """A draft that knows what the model would say is wrong at one place in three, as it is made."""
+    text, aim = [3, 1, 4, 1, 5, 2, 6, 5, 3, 5, 0, 2], target(scale=60)
+    chosen = read(aim.model, aim.cache, text, last=len(text)).argmax(dim=-1).tolist()
+    knowing = Wavering([text[0], *chosen])
+    places = range(2, len(text) + 1)
+    due = sum(place % 3 < 2 for place in places) / len(places)
+    assert agreement(aim.model, aim.cache, knowing, text) == pytest.approx(due)
+    for draft in (Smaller, EarlyExit):  # the model itself, and half of it
+        same = draft(replace(aim, smaller=lambda: (SMALL, state_of(SMALL, 60))))
+        assert (agreement(aim.model, aim.cache, same, text) == 1) == (draft is Smaller)
+        assert aim.cache.length == len(text)
+    assert agreement(aim.model, aim.cache, LookUp(aim), [1, 2, 3]) is None
+
+
 # -- a session --
 
 
@@ -435,7 +452,8 @@ def test_a_rung_is_measured(draft, trained):
     assert found["decoded"] == due["decoded"]
     assert found["tokens_per_step"] == 12
     assert due["acceptance"] is None
-    assert 0 <= found["acceptance"] <= 1
+    assert draft is LookUp or 0 <= found["acceptance"] <= 1  # this text may have no repeats
+    assert draft is LookUp or 0 <= found["agreement"] <= 1
     assert 1 <= found["tokens_per_pass"] <= 4
     assert found["predicted_gain"] > 0
     assert min(found["draft_cost"], found["verify_cost"]) > 0

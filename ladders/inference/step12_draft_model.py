@@ -30,7 +30,7 @@ from common.workloads.generate.speculation import (
 BASE = 5  # above weights in fewer bits, a pass of several tokens takes longer (LOG.md)
 CHANGES = ("draft", "draft_tokens")
 NUMERICS = Numerics.ROUNDING
-LENGTHS = (2, 4, 8)  # guesses for a pass
+LENGTHS = (2, 4)  # guesses for a pass
 
 
 class Smaller(Draft):

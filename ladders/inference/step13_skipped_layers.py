@@ -33,7 +33,7 @@ from common.workloads.generate.speculation import (
 BASE = 5  # above weights in fewer bits, a pass of several tokens takes longer (LOG.md)
 CHANGES = ("draft", "draft_tokens")
 NUMERICS = Numerics.ROUNDING
-LENGTHS = (2, 4)  # guesses for a pass
+GUESSES = 2  # for a pass: each costs more than half of one
 
 
 class Shortened(Decoder):
@@ -83,13 +83,9 @@ def in_effect(run: Run) -> str:
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:
-    return replace(recipe, draft=EarlyExit, draft_tokens=LENGTHS[0])
+    return replace(recipe, draft=EarlyExit, draft_tokens=GUESSES)
 
 
 def candidates(device, recipe: GenerateRecipe) -> dict[str, GenerateRecipe]:
     kinds = {"the first half": EarlyExit, "every other": EveryOther}
-    return {
-        f"{label}, {k} guesses": replace(recipe, draft=kind, draft_tokens=k)
-        for label, kind in kinds.items()
-        for k in LENGTHS
-    }
+    return {label: replace(apply(recipe), draft=kind) for label, kind in kinds.items()}

@@ -196,6 +196,13 @@ METRICS = (
         legend="accepted: a draft's guesses that were right, of those up to the first wrong one",
     ),
     Metric(
+        name="agreement",
+        title="right on the prompt",
+        of=measured("agreement"),
+        better=HIGHER,
+        form=".0%",
+    ),
+    Metric(
         name="predicted_gain",
         title="predicted gain",
         of=measured("predicted_gain"),

@@ -32,6 +32,7 @@ from common.workloads.generate.speculation import (
     Round,
     Target,
     acceptance,
+    agreement,
     costs,
     predicted,
     speculate,
@@ -320,6 +321,7 @@ class GenerateSession(Session):
             "draft_cost": draft_cost,
             "verify_cost": verify_cost,
             "predicted_gain": predicted(run.rounds, guesses, draft_cost, verify_cost),
+            "agreement": agreement(run.model, run.cache, run.draft, self.begun_text[:-1]),
         }
 
     def time_to_first_token(self, tell: Callable[[str], None]) -> float:

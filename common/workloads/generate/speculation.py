@@ -80,7 +80,7 @@ def seen(run, kind: type[Draft]) -> str:
         raise NotInEffect(f"{passes} passes, of which a draft guessed for {len(run.rounds)}")
     if run.draft.model and run.passes.count(run.draft.model) != max(1, guessed):
         raise NotInEffect(f"{guessed} guesses of its model, by {len(run.passes) - passes} passes")
-    return f"{accepted} of {guessed} guesses accepted, {passes} passes for {run.new_tokens} tokens"
+    return f"{accepted}/{guessed} right, {passes} passes for {run.new_tokens} tokens"
 
 
 def read(model: Decoder, cache: Cache, ids: list[int], last: int = 1) -> torch.Tensor:
@@ -206,3 +206,22 @@ def costs(
     one, all_of_them = seconds(reads(1)), seconds(reads(guesses + 1))
     guessing = seconds(lambda: draft.guess(text, guesses, GREEDY))
     return guessing / guesses / one, all_of_them / one
+
+
+@torch.no_grad()
+def agreement(model: Decoder, cache: Cache, draft: Draft, text: list[int]) -> float | None:
+    """The share of guesses that are the model's own choice, one at each place of a given text.
+
+    Greedy text of a weak model runs in circles, where guessing is easy; a given text does not.
+    None where nothing was guessed.
+    """
+    cache.rollback(0)
+    read(model, cache, text[:1])
+    draft.begin(text[:1])
+    right = []
+    for place in range(2, len(text) + 1):
+        guess = draft.guess(text[:place], 1, GREEDY)
+        chosen, _ = GREEDY.pick(read(model, cache, text[place - 1 : place])[0])
+        right += [token == chosen for token in guess.tokens]
+        draft.keep(place)
+    return sum(right) / len(right) if right else None
