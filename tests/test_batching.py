@@ -7,6 +7,7 @@ import torch
 
 from common.engine.contract import Disturbed, NotEquivalent, NotInEffect
 from common.workloads.generate import metrics
+from common.workloads.generate.base import untrained
 from common.workloads.generate.check import SHAPE, coarse_state
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import decode, likeliest
@@ -156,10 +157,10 @@ class OneMaskForAll(Uneven):
 
 
 class OneLengthForAll(Uneven):
-    """Positions are the longest request's."""
+    """Positions are the first row's."""
 
     def begin(self, ids):
-        self.lengths = [max(self.lengths)] * self.requests
+        self.lengths = self.lengths[:1] * self.requests
         return super().begin(ids)
 
 
@@ -225,8 +226,7 @@ def test_every_answer_of_a_stream_is_that_of_the_request_alone(module):
     recipe = recipe_of(module, **PLAIN)
     found = taken(recipe, SETTINGS, values=keep)
     (session,) = sessions
-    state = {name: p.clone() for name, p in untrained_state().items()}
-    model, cache = build(NAIVE, SETTINGS.shape, state, 14, CPU)
+    model, cache = build(NAIVE, SETTINGS.shape, untrained(SETTINGS.shape).state, 14, CPU)
     due = []
     for one in session.requests:
         cache.rollback(0)
@@ -234,12 +234,6 @@ def test_every_answer_of_a_stream_is_that_of_the_request_alone(module):
         due += decode(model, cache, likeliest(model(prompt, cache)), one.new_tokens)[0][0].tolist()
     assert found["decoded"] == due
     assert len({one.new_tokens for one in session.requests}) > 2
-
-
-def untrained_state():
-    from common.workloads.generate.base import untrained
-
-    return untrained(SETTINGS.shape).state
 
 
 class AdmitsOnce(Uneven):
@@ -341,25 +335,27 @@ def test_worked_example_of_percentiles():
     assert percentile([3.0], 95) == 3.0
 
 
-def stream_record(rung: int = 11, **changes) -> dict:
-    waits = {f"{n}_{s}_s": t for n, t in WAITS.items() for s in (50, 95)}
-    one = {"step_s": [0.5], "tokens_per_step": 64, "passes": 10, "served_s": 2.0, **waits}
+WAITS = {"first": 0.25, "token": 0.012, "request": 1.5}
+OF_A_STREAM = {"passes": 10, "served_s": 2.0} | {
+    f"{name}_{share}_s": seconds for name, seconds in WAITS.items() for share in (50, 95)
+}
+
+
+def record(rung: int = 11, **measured) -> dict:
     return {
         "status": "ok",
         "rung": rung,
         "name": "Continuous batching",
-        "measurement": one | changes,
+        "measurement": {"step_s": [0.5], "tokens_per_step": 64} | measured,
         "settings": {"new_tokens": 32, "stream": 32},
         "recipe": {"requests": 8},
         "ceilings": {},
     }
 
 
-WAITS = {"first": 0.25, "token": 0.012, "request": 1.5}
-
-
 def test_columns_of_a_stream():
-    of = {name: metric.of(stream_record()) for name, metric in COLUMNS.items() if "stream" in name}
+    served = record(**OF_A_STREAM)
+    of = {name: metric.of(served) for name, metric in COLUMNS.items() if "stream" in name}
     assert of == {
         "stream_tok_per_s": 32,
         "stream_first_p50_ms": 250,
@@ -369,24 +365,17 @@ def test_columns_of_a_stream():
         "stream_request_p50_ms": 1500,
         "stream_request_p95_ms": 1500,
     }
-    assert COLUMNS["ms_per_token"].of(stream_record()) == 50
-    assert COLUMNS["requests"].of(stream_record()) == 8
-    alike = stream_record()
-    alike["measurement"] = {"step_s": [0.5], "tokens_per_step": 32}
-    assert COLUMNS["stream_tok_per_s"].of(alike) is None
-    assert COLUMNS["stream_first_p50_ms"].of(alike) is None
+    assert COLUMNS["ms_per_token"].of(served) == 50  # each pass is a token of each request
+    assert COLUMNS["requests"].of(served) == 8
+    assert all(COLUMNS[name].of(record()) is None for name in of)
 
 
 def test_streams_have_a_table_of_their_own():
-    assert metrics.streams([]) == ""
-    records = [stream_record(10), stream_record(11, served_s=1.0), stream_record(11, served_s=3.0)]
-    table = metrics.streams(records).splitlines()
+    assert metrics.streams([record()]) == ""
+    seconds = ((10, 2.0), (11, 1.0), (11, 3.0))
+    served = [record(rung, **OF_A_STREAM | {"served_s": s}) for rung, s in seconds]
+    table = metrics.streams([record(9), *served]).splitlines()
     assert [line.split()[0] for line in table[3:]] == ["10", "11"]
-    assert table[-1].split()[3:] == ["32", "250.0", "250.0", "12.0", "12.0", "1,500.0", "1,500.0"]
+    waits = ["250.0", "250.0", "12.0", "12.0", "1,500.0", "1,500.0"]
+    assert table[-1].split()[3:] == ["43", *waits]  # the median of 64 and 21.3
     assert max(map(len, table)) <= 80
-    alike = replace_measurement(stream_record())
-    assert metrics.streams([alike]) == ""
-
-
-def replace_measurement(record: dict) -> dict:
-    return record | {"measurement": {"step_s": [0.5], "tokens_per_step": 32}}

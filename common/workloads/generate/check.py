@@ -117,7 +117,7 @@ def naive_answers(naive: GenerateRecipe, rows: int, device: torch.device) -> Ans
     return alone(naive, coarse_state(), device, rows)
 
 
-def made_up(seed: int, rows: int) -> torch.Tensor:
+def made_up(seed: int, rows: int = REQUESTS) -> torch.Tensor:
     """(rows, CAPACITY) ids."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(SHAPE.vocab_size, (rows, CAPACITY), generator=generator)
