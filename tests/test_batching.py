@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from common.accelerator.compiler import forget_graphs
 from common.engine.contract import Disturbed, NotEquivalent, NotInEffect
 from common.workloads.generate import metrics
 from common.workloads.generate.base import untrained
@@ -18,9 +19,10 @@ from ladders.inference import LADDER
 from ladders.inference import step09_batching as batching
 from ladders.inference import step10_static_batches as static
 from ladders.inference import step11_continuous_batching as continuous
+from ladders.inference.step06_int8_weights import Int8
 from ladders.inference.step10_static_batches import Static, Uneven
 from ladders.inference.step11_continuous_batching import Continuous
-from tests.test_inference import COLUMNS, CPU, NAIVE, SETTINGS, checked, recipe_at, taken
+from tests.test_inference import COLUMNS, CPU, HERE, NAIVE, SETTINGS, checked, recipe_at, taken
 
 NUMBER = {rung.module: rung.number for rung in LADDER.rungs}
 PLAIN = {"dtype": torch.float32, "linear": Linear, "compile": False}
@@ -208,7 +210,6 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda kind: kind.__name__)
 def test_a_planted_fault_is_found(fault):
-    """In the stream, or where all rows are alike; with the activations' own rounding or without."""
     below = recipe_of(static)
     with pytest.raises(NotEquivalent, match="the logits differ"):
         checked(recipe_of(continuous, cache=fault), below)
@@ -275,7 +276,7 @@ def test_prompts_in_between_must_give_the_same_answers():
 @pytest.mark.parametrize(
     ("module", "changes", "said"),
     [
-        (batching, {"requests": 1}, r"\[1\] tokens ran in a pass, instead of 8"),
+        (batching, {"requests": 1}, "1 tokens ran in a pass, instead of 8"),
         (continuous, {"schedule": Static}, "no row was taken again"),
     ],
 )
@@ -285,13 +286,36 @@ def test_a_rung_that_does_not_act_is_not_in_effect(module, changes, said):
         taken(recipe, SETTINGS, probe=lambda run: {"it": module.in_effect(run)})
 
 
+def test_a_stream_can_be_compiled():
+    """Once, for rows of any lengths: as it runs on GPUs, where prompts do not go through it."""
+    forget_graphs()  # those of tests before this one
+    recipe = recipe_of(continuous, compile=True, compile_mode="default")
+    found = taken(recipe, SETTINGS, lambda run: {"it": batching.in_effect(run)})
+    assert found["in_effect"]["it"] == "8 rows, int4"
+    assert found["decoded"] == taken(recipe_of(continuous), SETTINGS)["decoded"]
+
+
 def test_a_kernel_that_falls_back_is_not_in_effect():
-    class Silent(batching.Int8):
+    class Silent(Int8):
         def multiply(self, rows):
             return self.many(rows)
 
     with pytest.raises(NotInEffect, match="0 of 25 products took the int8 kernel"):
         taken(recipe_of(batching, linear=Silent), SETTINGS, batching.in_effect)
+
+
+def test_there_is_nothing_to_schedule_without_a_batch_and_a_stream():
+    assert static.applies(None, NAIVE) == "one request at a time is no batch"
+    assert continuous.applies(None, recipe_of(batching)) == "there is no stream of requests"
+
+
+def test_a_cpu_does_not_compile_batches():
+    """Packed weights, which are the faster ones for eight rows, cannot be."""
+    offered = batching.candidates(HERE, recipe_at(8))
+    assert [*offered] == ["bfloat16", "int4"]
+    assert {(recipe.compile, recipe.requests) for recipe in offered.values()} == {(False, 8)}
+    assert batching.candidates(replace(HERE, type="cuda"), recipe_at(8)) == {}
+    assert batching.apply(recipe_at(8)).compile
 
 
 # -- figures --

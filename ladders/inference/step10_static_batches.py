@@ -80,7 +80,7 @@ class Static(Schedule):
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    return None
+    return "one request at a time is no batch" if recipe.requests == 1 else None
 
 
 def in_effect(run: Run) -> str:
