@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
+from common.accelerator.compiler import forget_graphs
 from common.engine.contract import Disturbed, NotEquivalent, NotInEffect
 from common.workloads.generate import metrics
+from common.workloads.generate.base import untrained
 from common.workloads.generate.check import SHAPE, coarse_state
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import decode, likeliest
@@ -17,9 +19,10 @@ from ladders.inference import LADDER
 from ladders.inference import step14_batching as batching
 from ladders.inference import step15_static_batches as static
 from ladders.inference import step16_continuous_batching as continuous
+from ladders.inference.step06_int8_weights import Int8
 from ladders.inference.step15_static_batches import Static, Uneven
 from ladders.inference.step16_continuous_batching import Continuous
-from tests.test_inference import COLUMNS, CPU, NAIVE, SETTINGS, checked, recipe_at, taken
+from tests.test_inference import COLUMNS, CPU, HERE, NAIVE, SETTINGS, checked, recipe_at, taken
 
 NUMBER = {rung.module: rung.number for rung in LADDER.rungs}
 PLAIN = {"dtype": torch.float32, "linear": Linear, "compile": False}
@@ -156,10 +159,10 @@ class OneMaskForAll(Uneven):
 
 
 class OneLengthForAll(Uneven):
-    """Positions are the longest request's."""
+    """Positions are the first row's."""
 
     def begin(self, ids):
-        self.lengths = [max(self.lengths)] * self.requests
+        self.lengths = self.lengths[:1] * self.requests
         return super().begin(ids)
 
 
@@ -207,7 +210,6 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda kind: kind.__name__)
 def test_a_planted_fault_is_found(fault):
-    """In the stream, or where all rows are alike; with the activations' own rounding or without."""
     below = recipe_of(static)
     with pytest.raises(NotEquivalent, match="the logits differ"):
         checked(recipe_of(continuous, cache=fault), below)
@@ -225,8 +227,7 @@ def test_every_answer_of_a_stream_is_that_of_the_request_alone(module):
     recipe = recipe_of(module, **PLAIN)
     found = taken(recipe, SETTINGS, values=keep)
     (session,) = sessions
-    state = {name: p.clone() for name, p in untrained_state().items()}
-    model, cache = build(NAIVE, SETTINGS.shape, state, 14, CPU)
+    model, cache = build(NAIVE, SETTINGS.shape, untrained(SETTINGS.shape).state, 14, CPU)
     due = []
     for one in session.requests:
         cache.rollback(0)
@@ -234,12 +235,6 @@ def test_every_answer_of_a_stream_is_that_of_the_request_alone(module):
         due += decode(model, cache, likeliest(model(prompt, cache)), one.new_tokens)[0][0].tolist()
     assert found["decoded"] == due
     assert len({one.new_tokens for one in session.requests}) > 2
-
-
-def untrained_state():
-    from common.workloads.generate.base import untrained
-
-    return untrained(SETTINGS.shape).state
 
 
 class AdmitsOnce(Uneven):
@@ -281,7 +276,7 @@ def test_prompts_in_between_must_give_the_same_answers():
 @pytest.mark.parametrize(
     ("module", "changes", "said"),
     [
-        (batching, {"requests": 1}, r"\[1\] tokens ran in a pass, instead of 8"),
+        (batching, {"requests": 1}, "1 tokens ran in a pass, instead of 8"),
         (continuous, {"schedule": Static}, "no row was taken again"),
     ],
 )
@@ -291,13 +286,37 @@ def test_a_rung_that_does_not_act_is_not_in_effect(module, changes, said):
         taken(recipe, SETTINGS, probe=lambda run: {"it": module.in_effect(run)})
 
 
+def test_a_stream_can_be_compiled():
+    """Once, for rows of any lengths: as it runs on GPUs, where prompts do not go through it."""
+    forget_graphs()  # those of tests before this one
+    eager = recipe_of(continuous, **PLAIN)
+    compiled = replace(eager, compile=True, compile_mode="default")
+    found = taken(compiled, SETTINGS, lambda run: {"it": batching.in_effect(run)})
+    assert found["in_effect"]["it"] == "8 rows, float32"
+    assert found["decoded"] == taken(eager, SETTINGS)["decoded"]
+
+
 def test_a_kernel_that_falls_back_is_not_in_effect():
-    class Silent(batching.Int8):
+    class Silent(Int8):
         def multiply(self, rows):
             return self.many(rows)
 
     with pytest.raises(NotInEffect, match="0 of 25 products took the int8 kernel"):
         taken(recipe_of(batching, linear=Silent), SETTINGS, batching.in_effect)
+
+
+def test_there_is_nothing_to_schedule_without_a_batch_and_a_stream():
+    assert static.applies(None, NAIVE) == "one request at a time is no batch"
+    assert continuous.applies(None, recipe_of(batching)) == "there is no stream of requests"
+
+
+def test_a_cpu_does_not_compile_batches():
+    """Packed weights, which are the faster ones for eight rows, cannot be."""
+    offered = batching.candidates(HERE, recipe_at(8))
+    assert [*offered] == ["bfloat16", "int4"]
+    assert {(recipe.compile, recipe.requests) for recipe in offered.values()} == {(False, 8)}
+    assert batching.candidates(replace(HERE, type="cuda"), recipe_at(8)) == {}
+    assert batching.apply(recipe_at(8)).compile
 
 
 # -- figures --
@@ -341,25 +360,27 @@ def test_worked_example_of_percentiles():
     assert percentile([3.0], 95) == 3.0
 
 
-def stream_record(rung: int = 11, **changes) -> dict:
-    waits = {f"{n}_{s}_s": t for n, t in WAITS.items() for s in (50, 95)}
-    one = {"step_s": [0.5], "tokens_per_step": 64, "passes": 10, "served_s": 2.0, **waits}
+WAITS = {"first": 0.25, "token": 0.012, "request": 1.5}
+OF_A_STREAM = {"passes": 10, "served_s": 2.0} | {
+    f"{name}_{share}_s": seconds for name, seconds in WAITS.items() for share in (50, 95)
+}
+
+
+def record(rung: int = 11, **measured) -> dict:
     return {
         "status": "ok",
         "rung": rung,
         "name": "Continuous batching",
-        "measurement": one | changes,
+        "measurement": {"step_s": [0.5], "tokens_per_step": 64} | measured,
         "settings": {"new_tokens": 32, "stream": 32},
         "recipe": {"requests": 8},
         "ceilings": {},
     }
 
 
-WAITS = {"first": 0.25, "token": 0.012, "request": 1.5}
-
-
 def test_columns_of_a_stream():
-    of = {name: metric.of(stream_record()) for name, metric in COLUMNS.items() if "stream" in name}
+    served = record(**OF_A_STREAM)
+    of = {name: metric.of(served) for name, metric in COLUMNS.items() if "stream" in name}
     assert of == {
         "stream_tok_per_s": 32,
         "stream_first_p50_ms": 250,
@@ -369,24 +390,17 @@ def test_columns_of_a_stream():
         "stream_request_p50_ms": 1500,
         "stream_request_p95_ms": 1500,
     }
-    assert COLUMNS["ms_per_token"].of(stream_record()) == 50
-    assert COLUMNS["requests"].of(stream_record()) == 8
-    alike = stream_record()
-    alike["measurement"] = {"step_s": [0.5], "tokens_per_step": 32}
-    assert COLUMNS["stream_tok_per_s"].of(alike) is None
-    assert COLUMNS["stream_first_p50_ms"].of(alike) is None
+    assert COLUMNS["ms_per_token"].of(served) == 50  # each pass is a token of each request
+    assert COLUMNS["requests"].of(served) == 8
+    assert all(COLUMNS[name].of(record()) is None for name in of)
 
 
 def test_streams_have_a_table_of_their_own():
-    assert metrics.streams([]) == ""
-    records = [stream_record(10), stream_record(11, served_s=1.0), stream_record(11, served_s=3.0)]
-    table = metrics.streams(records).splitlines()
+    assert metrics.streams([record()]) == ""
+    seconds = ((10, 2.0), (11, 1.0), (11, 3.0))
+    served = [record(rung, **OF_A_STREAM | {"served_s": s}) for rung, s in seconds]
+    table = metrics.streams([record(9), *served]).splitlines()
     assert [line.split()[0] for line in table[3:]] == ["10", "11"]
-    assert table[-1].split()[3:] == ["32", "250.0", "250.0", "12.0", "12.0", "1,500.0", "1,500.0"]
+    waits = ["250.0", "250.0", "12.0", "12.0", "1,500", "1,500"]
+    assert table[-1].split()[3:] == ["42.7", *waits]  # the mean of 64 and 21.3
     assert max(map(len, table)) <= 80
-    alike = replace_measurement(stream_record())
-    assert metrics.streams([alike]) == ""
-
-
-def replace_measurement(record: dict) -> dict:
-    return record | {"measurement": {"step_s": [0.5], "tokens_per_step": 32}}

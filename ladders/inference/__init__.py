@@ -1,4 +1,4 @@
-"""The inference ladder: one token after another, from recomputing everything to a compiled step."""
+"""The inference ladder: one token after another, from recomputing everything to many requests."""
 
 from common.engine.ladder import Ladder
 from common.workloads.generate.workload import GENERATE
@@ -25,7 +25,7 @@ LADDER = Ladder(
     name="ladders.inference",
     workload=GENERATE,
     start="all tokens again",
-    note="tok/s: new tokens only; the prompt's time is a column of its own (first token, ms)",
+    note="tok/s: new tokens of all requests; their prompts were read before (first token, ms)",
     modules=(
         step01_kv_cache,
         step02_preallocated_cache,

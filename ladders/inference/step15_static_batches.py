@@ -3,11 +3,11 @@
 Changes: a stream of uneven requests takes the place of eight that are alike; they arrive one after
 the other. The next eight begin when the last of a batch has ended. Each row has positions of its
 own, and a mask that ends at its own last token. Prompts were read before, as at all rungs.
-Why slower: answers of 1 to N tokens have N/2 on average, but a batch takes as long as its longest.
-Rows whose answer has ended are computed on, for nobody. It is here to be compared with: the next
+Why: it is slower, and here to be compared with. Answers of 1 to N tokens have N/2 on average, but
+a batch takes as long as its longest, and rows that have ended are computed on, for nobody. The next
 rung answers the same requests with the same tokens.
 Cost: a request that comes a moment too late waits for a whole batch.
-When not: if answers are uneven. The row above this one has them alike.
+When not: if answers are uneven.
 Source: Yu et al. 2022, Orca: A Distributed Serving System for Transformer-Based Generative Models,
 OSDI (request-level scheduling).
 Expected: 0.57 times the tokens per second of requests that are alike: the share of rows in use.
@@ -80,7 +80,7 @@ class Static(Schedule):
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    return None
+    return "one request at a time is no batch" if recipe.requests == 1 else None
 
 
 def in_effect(run: Run) -> str:

@@ -34,13 +34,13 @@ class Continuous(Schedule):
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    return None
+    return "there is no stream of requests" if recipe.schedule is None else None
 
 
 def in_effect(run: Run) -> str:
     if not run.served.refilled:
         raise NotInEffect("no row was taken again while others went on")
-    return f"{run.served.refilled} requests took a row while others went on"
+    return f"{run.served.refilled} rows taken again"
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:

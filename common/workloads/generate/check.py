@@ -139,7 +139,7 @@ def naive_answers(naive: GenerateRecipe, kv_heads: int, rows: int, device: torch
     return alone(naive, spread(coarse_state(kv_heads), SHAPE.heads), device, rows)
 
 
-def made_up(seed: int, rows: int) -> torch.Tensor:
+def made_up(seed: int, rows: int = REQUESTS) -> torch.Tensor:
     """(rows, CAPACITY) ids."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(SHAPE.vocab_size, (rows, CAPACITY), generator=generator)

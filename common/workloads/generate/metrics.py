@@ -101,7 +101,7 @@ METRICS = (
         better=LOWER,
         form=",.1f",
         short="first, ms",
-        legend="first, ms: from a prompt to the token after it",
+        legend="first, ms: from a prompt's arrival to the token after it",
     ),
     Metric(
         name="of_bandwidth",
@@ -279,8 +279,6 @@ def streams(records: list[dict]) -> str:
     ]
     for number, of_rung in rungs.items():
         values = [median(metric.of(record) for record in of_rung) for metric in SERVED]
-        figures = "".join(
-            f"{metric.text(value):>8}" for metric, value in zip(SERVED, values, strict=True)
-        )
+        figures = "".join(f"{value:>8,.{value < 1000:d}f}" for value in values)
         lines.append(f"{number:>2} {of_rung[0]['name']:<21}{figures}")
     return "\n".join(lines)
