@@ -51,7 +51,7 @@ def test_steps_are_timed_after_each_prompt():
     found = taken(recipe_at(2), replace(SETTINGS, lengths=(3, 9, 27)))
     assert [*found["step_s_after"]] == ["3", "9", "27"]
     for step_s in found["step_s_after"].values():
-        assert len(step_s) == STEPS_AFTER
+        assert len(step_s) >= STEPS_AFTER
         assert min(step_s) > 0
     assert taken(recipe_at(2))["step_s_after"] == {}
 

@@ -29,7 +29,7 @@ from common.workloads.generate.uptrain import control, weights_with
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
-STEPS_AFTER = 5  # timed after each of --lengths
+STEPS_AFTER, SECONDS_AFTER = 5, 0.3  # timed after each of --lengths: both at least
 SAME = 1e-3  # relative: a step is the same computation as any other
 
 
@@ -230,7 +230,12 @@ class GenerateSession(Session):
         for _ in range(2):
             self.step()
         self.ready()
-        seconds, _ = time_steps(self.step, lambda done: done < STEPS_AFTER, self.clock())
+        end = time.perf_counter() + SECONDS_AFTER
+        seconds, _ = time_steps(
+            self.step,
+            lambda done: done < STEPS_AFTER or time.perf_counter() < end,
+            self.clock(),
+        )
         self.audit()
         return seconds
 
