@@ -232,9 +232,9 @@ def test_rung_10_reads_as_rung_9_found_best():
 
 
 def test_a_rung_that_acts_is_seen():
-    assert seen_by(9, eager(9)) == "2 of 4 heads, folded, flash"
-    assert seen_by(9, eager(9, attention=Native)) == "2 of 4 heads, native, flash"
-    assert seen_by(10, eager(10)) == "1 of 4 heads, folded, flash"
+    assert seen_by(9, eager(9)) == "2 of 4 heads, folded"
+    assert seen_by(9, eager(9, attention=Native)) == "2 of 4 heads, native"
+    assert seen_by(10, eager(10)) == "1 of 4 heads, folded"
 
 
 class Unfused(Repeated):
@@ -382,7 +382,7 @@ def test_untrained_weights_are_pooled_and_no_loss_is_asked():
     assert found["held_out_loss"] is found["control_loss"] is None
     assert found["weights"] | {"trained": False, "uptrain_steps": 0} == found["weights"]
     (told,) = {metrics.shared([a_record(status="ok", measurement=found)])}
-    assert told.endswith("these are averaged, trained no further, and no loss is asked")
+    assert told.endswith("averaged, not trained further (no loss is asked)")
     assert metrics.shared([a_record(status="failed", measurement={})]) == ""
 
 
@@ -395,7 +395,9 @@ def test_a_files_weights_are_pooled_and_not_trained(tmp_path):
     many = taken(recipe_at(8, compile=False), settings)
     assert found["control_loss"] == pytest.approx(many["held_out_loss"], abs=2e-3)
     assert found["held_out_loss"] != found["control_loss"]
-    assert metrics.shared([a_record(status="ok", measurement=found)]).endswith("no further")
+    assert metrics.shared([a_record(status="ok", measurement=found)]).endswith(
+        "not trained further"
+    )
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_steps_are_timed_after_each_prompt():
     found = taken(recipe_at(2), replace(SETTINGS, lengths=(3, 9, 27)))
     assert [*found["step_s_after"]] == ["3", "9", "27"]
     for step_s in found["step_s_after"].values():
-        assert len(step_s) == STEPS_AFTER
+        assert len(step_s) >= STEPS_AFTER
         assert min(step_s) > 0
     assert taken(recipe_at(2))["step_s_after"] == {}
 
@@ -78,12 +78,14 @@ def test_a_longer_prompt_is_read_and_its_tokens_are_audited():
 
 
 def test_computing_all_again_takes_longer_after_a_longer_prompt_and_a_cache_hardly():
-    """Of 2 and of 120 tokens; the least time of steps is compared: noise only adds to it."""
-    shape = replace(TINY, layers=2, emb_dim=128, context=128)
-    settings = replace(SETTINGS, shape=shape, new_tokens=8, lengths=(2, 120))
-    naive, cached = (taken(r, settings)["step_s_after"] for r in (NAIVE, recipe_at(2)))
-    ratio = {name: min(t["120"]) / min(t["2"]) for name, t in (("n", naive), ("c", cached))}
-    assert ratio["n"] > 1.3 * ratio["c"]
+    """Of 2 and of 500 tokens; the least time of steps is compared: noise only adds to it."""
+    shape = replace(TINY, layers=4, emb_dim=128, context=512)
+    settings = replace(SETTINGS, shape=shape, new_tokens=2, lengths=(2, 500))
+    naive, cached = (
+        {int(tokens): min(step_s) for tokens, step_s in taken(r, settings)["step_s_after"].items()}
+        for r in (NAIVE, recipe_at(2))
+    )
+    assert naive[500] / naive[2] > 3 * cached[500] / cached[2]
 
 
 def test_tries_of_candidates_leave_the_other_prompts_out():

@@ -72,11 +72,11 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
 
 
 def in_effect(run: Run) -> str:
-    heads, kernel = run.cache.shape.heads, fused.in_effect(run)
+    fused.in_effect(run)
+    heads = run.cache.shape.heads
     if heads == run.shape.heads:
         raise NotInEffect(f"all {heads} query heads have keys and values of their own")
-    kind = run.recipe.attention.__name__.lower()
-    return f"{heads} of {run.shape.heads} heads, {kind}, {kernel}"
+    return f"{heads} of {run.shape.heads} heads, {run.recipe.attention.__name__.lower()}"
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:

@@ -250,9 +250,9 @@ def shared(records: list[dict]) -> str:
     if not found:
         return ""
     steps = found[0]["uptrain_steps"]
-    more = f"with the control, for {steps} steps more" if steps else "no further"
-    asked = "" if found[0]["trained"] else ", and no loss is asked"
-    return f"; where heads share keys and values, these are averaged, trained {more}{asked}"
+    trained = f"then trained for {steps} steps, as the control" if steps else "not trained further"
+    asked = "" if found[0]["trained"] else " (no loss is asked)"
+    return f"; where heads share keys and values: averaged, {trained}{asked}"
 
 
 def ceilings(records: list[dict]) -> str:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from matplotlib.ticker import LogLocator
+
 from common.report.canvas import (
     MIDDLE,
     PALE,
@@ -33,6 +35,7 @@ def plot(records: list[dict], path: Path) -> None:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(lengths := [*found[0].ms], [f"{tokens:,}" for tokens in lengths])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
         axes.set_xlabel("tokens before the first new one", fontsize=TEXT)

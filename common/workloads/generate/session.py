@@ -42,7 +42,7 @@ from common.workloads.generate.uptrain import control, weights_with
 
 PREFILLS = 5  # timed, after one that is not
 HELD_OUT = 4  # windows, of a trained model
-STEPS_AFTER = 5  # timed after each of --lengths
+STEPS_AFTER, SECONDS_AFTER = 5, 0.3  # timed after each of --lengths: both at least
 SAME = 1e-3  # relative: a step is the same computation as any other
 NEAR = 0.05  # of the logits' root mean square: a tie, as far as bfloat16 can tell
 
@@ -351,7 +351,12 @@ class GenerateSession(Session):
         for _ in range(2):
             self.step()
         self.ready()
-        seconds, _ = time_steps(self.step, lambda done: done < STEPS_AFTER, self.clock())
+        end = time.perf_counter() + SECONDS_AFTER
+        seconds, _ = time_steps(
+            self.step,
+            lambda done: done < STEPS_AFTER or time.perf_counter() < end,
+            self.clock(),
+        )
         self.audit()
         return seconds
 
