@@ -171,7 +171,7 @@ def served(recipe: GenerateRecipe, model: Decoder, cache) -> Answers:
 
     def admit(request: Request, row: int) -> torch.Tensor:
         prompt = texts[request][: request.prompt_tokens].to(device)
-        read = recipe.cache(SHAPE, recipe.dtype, 1, request.prompt_tokens, device)
+        read = recipe.cache(cache.shape, recipe.dtype, 1, request.prompt_tokens, device)
         model(prompt[None], read)
         cache.admit(row, read)
         return texts[request][request.prompt_tokens]

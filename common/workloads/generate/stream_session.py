@@ -41,7 +41,7 @@ class StreamSession(GenerateSession):
         Not by the pass of a single token, which may be compiled for the batch.
         """
         recipe, count = self.recipe, request.prompt_tokens
-        cache = recipe.cache(self.settings.shape, recipe.dtype, 1, count, self.device)
+        cache = recipe.cache(self.run.cache.shape, recipe.dtype, 1, count, self.device)
         ids, positions = cache.begin(self.prompts[request.number, None, :count])
         return cache, likeliest(self.run.model.logits(ids, positions, cache, 1))
 
