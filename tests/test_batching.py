@@ -22,7 +22,17 @@ from ladders.inference import step16_continuous_batching as continuous
 from ladders.inference.step06_int8_weights import Int8
 from ladders.inference.step15_static_batches import Static, Uneven
 from ladders.inference.step16_continuous_batching import Continuous
-from tests.test_inference import COLUMNS, CPU, HERE, NAIVE, SETTINGS, checked, recipe_at, taken
+from tests.test_inference import (
+    COLUMNS,
+    CPU,
+    HERE,
+    NAIVE,
+    SETTINGS,
+    checked,
+    recipe_at,
+    seen_by,
+    taken,
+)
 
 NUMBER = {rung.module: rung.number for rung in LADDER.rungs}
 PLAIN = {"dtype": torch.float32, "linear": Linear, "compile": False}
@@ -303,6 +313,11 @@ def test_a_kernel_that_falls_back_is_not_in_effect():
 
     with pytest.raises(NotInEffect, match="0 of 25 products took the int8 kernel"):
         taken(recipe_of(batching, linear=Silent), SETTINGS, batching.in_effect)
+
+
+@pytest.mark.parametrize("module", (batching, static, continuous))
+def test_a_rung_that_acts_is_seen(module):
+    assert seen_by(NUMBER[module], recipe_of(module))
 
 
 def test_there_is_nothing_to_schedule_without_a_batch_and_a_stream():

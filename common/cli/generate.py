@@ -39,6 +39,7 @@ from ladders.inference.step04_sdpa import WideAttention
 # nothing (rung 8).
 FASTEST, FASTEST_ON_CPU = 8, 7
 NEW = 100  # tokens, by default
+WARM_UP = 3  # passes of a token: one compiles, the next records a CUDA graph
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
@@ -146,8 +147,11 @@ def fastest(
 @torch.no_grad()
 def warm_up(model: Decoder, cache: Cache, ids: list[int]) -> None:
     """Compile, and let libraries make ready what they keep: figures are as the ladder's, warm."""
-    for size in (len(ids), 1):
-        model(torch.tensor([ids[:size]], device=cache.places.device), cache)
+    given = torch.tensor([ids], device=cache.places.device)
+    model(given, cache)
+    for _ in range(WARM_UP):
+        model(given[:, :1], cache)
+        cache.rollback(len(ids))
     cache.rollback(0)
 
 

@@ -6,7 +6,6 @@ what they say. A rung that does not apply, fails, or runs out of time or memory 
 its change is not carried up, and the climb goes on.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -169,26 +168,6 @@ class Climb:
             check=self.stack.check(series, number, combination) if unchecked else None,
             turns=turns,
         )
-
-    def foreseen(self, turn: int, jobs: Sequence[tuple[str, int]]) -> list[Job]:
-        """The next processes of these, if none of them fails, up to one that needs a try first."""
-        stack = self.stack.copy()
-        found = []
-        for series, number in jobs:
-            known = stack.combinations.get((series, number))
-            combination = known or stack.compose(series, number)
-            if combination.recipe is None:
-                continue
-            if not combination.settled and self.open(series, number, combination):
-                break
-            found.append(self.job(turn, series, number, combination, turns=True))
-        return found
-
-    def open(self, series: str, number: int, combination: Combination) -> bool:
-        """Whether tries decide on the recipe, or have decided on others'."""
-        candidates = self.candidates(series, number, combination)
-        is_open = self.workload.is_open(combination.recipe)
-        return bool(len(candidates) > 1 or is_open or self.closed)
 
     def candidates(self, series: str, number: int, combination: Combination) -> dict[str, Any]:
         if series != LADDER or number == 0:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from common.engine import stats
+from common.engine.ahead import foreseen
 from common.engine.device import allowed_cpus
 from common.engine.gpu_watch import WINDOW
 from common.engine.plan import LADDER, TWIN, Combination
@@ -133,7 +134,7 @@ class Generation:
         does not hold what is below it to be is never asked for. What is to be tried first ends the
         line, since a try is timed.
         """
-        for job in self.climb.foreseen(self.turn, jobs)[: self.at_once()]:
+        for job in foreseen(self.climb, self.turn, jobs)[: self.at_once()]:
             if (line := job.line()) not in self.starting:
                 self.starting[line] = self.children.begin(job, self.processes)
 

@@ -34,8 +34,9 @@ class FusedAttention(Attention):
 
     def __init__(self, *given) -> None:
         super().__init__(*given)
-        # on an H200 cuDNN's kernel decoded other tokens from one step to the next (LOG.md)
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        if next(self.buffers()).is_cuda:
+            # on an H200 cuDNN's kernel decoded other tokens from one step to the next (LOG.md)
+            torch.backends.cuda.enable_cudnn_sdp(False)
 
     def attend(self, query, key, value, seen):
         whole = seen is not None and query.shape[-2] == key.shape[-2]

@@ -86,7 +86,7 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not isinstance(run.cache, Uneven) or run.served is None:
         raise NotInEffect("no stream of uneven requests was served")
-    return f"{run.served.row_use:.0%} of the rows in use"
+    return f"{run.served.row_use:.0%} of rows used"
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:

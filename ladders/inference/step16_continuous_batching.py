@@ -40,7 +40,7 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not run.served.refilled:
         raise NotInEffect("no row was taken again while others went on")
-    return f"{run.served.refilled} rows taken again"
+    return f"{run.served.row_use:.0%} of rows used"
 
 
 def apply(recipe: GenerateRecipe) -> GenerateRecipe:

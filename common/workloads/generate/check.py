@@ -191,12 +191,11 @@ def said(request: Request) -> str:
 def served(recipe: GenerateRecipe, model: Decoder, cache) -> Answers:
     """The logits of a stream's answers, (1, new tokens, V) each, at the texts' own tokens."""
     device, texts = cache.places.device, dict(texts_of_a_stream(cache.requests))
-    kept = kept_shape(recipe, SHAPE)
     found: dict[Request, list[torch.Tensor]] = {request: [] for request in texts}
 
     def admit(request: Request, row: int) -> torch.Tensor:
         prompt = texts[request][: request.prompt_tokens].to(device)
-        read = recipe.cache(kept, recipe.dtype, 1, request.prompt_tokens, device)
+        read = recipe.cache(cache.shape, recipe.dtype, 1, request.prompt_tokens, device)
         model(prompt[None], read)
         cache.admit(row, read)
         return texts[request][request.prompt_tokens]

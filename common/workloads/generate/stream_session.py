@@ -18,7 +18,7 @@ from common.engine.contract import Disturbed
 from common.engine.session import Timed
 from common.workloads.generate.caches import Cache
 from common.workloads.generate.model import likeliest
-from common.workloads.generate.session import GenerateSession, kept_shape, prompts
+from common.workloads.generate.session import GenerateSession, prompts
 from common.workloads.generate.stream import Request, Served, greedy, serve, stream
 
 
@@ -41,8 +41,7 @@ class StreamSession(GenerateSession):
         Not by the pass of a single token, which may be compiled for the batch.
         """
         recipe, count = self.recipe, request.prompt_tokens
-        kept = kept_shape(recipe, self.settings.shape)
-        cache = recipe.cache(kept, recipe.dtype, 1, count, self.device)
+        cache = recipe.cache(self.run.cache.shape, recipe.dtype, 1, count, self.device)
         ids, positions = cache.begin(self.prompts[request.number, None, :count])
         return cache, likeliest(self.run.model.logits(ids, positions, cache, 1))
 
@@ -106,6 +105,10 @@ class StreamSession(GenerateSession):
             },
         }
         return self.waits["first_50_s"]
+
+    def after_other_prompts(self, tell: Callable[[str], None]) -> dict:
+        """None: a stream has prompts of many lengths."""
+        return {}
 
     def now(self) -> float:
         synchronize(self.device)
