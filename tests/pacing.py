@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from common.engine import session, turns
+from common.engine import ahead, session
 from common.engine.device import allowed_cpus
 from common.engine.ladder import Ladder
 from common.engine.metric import HIGHER, Metric
@@ -72,7 +72,7 @@ class Paces(Workload):
         planned = super().plan(options)
         if not accelerated():
             return planned
-        turns.CORES_EACH = allowed_cpus() / 4
+        ahead.CORES_EACH = allowed_cpus() / 4
         return replace(planned, device=replace(planned.device, type="cuda", name="none"))
 
     def build(self, recipe, settings, place) -> Pacing:

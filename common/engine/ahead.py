@@ -2,8 +2,18 @@
 
 from collections.abc import Sequence
 
+from common.engine.device import DeviceFacts, allowed_cpus
 from common.engine.job import Job
 from common.engine.plan import Combination
+
+CORES_EACH = 2  # of a process that starts beside others, where an accelerator does the work
+
+
+def at_once(device: DeviceFacts, room: float) -> int:
+    """How many processes may start beside one another, where memory has room for so many."""
+    if device.type == "cpu":
+        return 0  # a start keeps all cores busy there
+    return int(min(allowed_cpus() // CORES_EACH, room))
 
 
 def foreseen(climb, turn: int, jobs: Sequence[tuple[str, int]]) -> list[Job]:

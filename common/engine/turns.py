@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from common.engine import stats
-from common.engine.ahead import foreseen
-from common.engine.device import allowed_cpus
+from common.engine.ahead import at_once, foreseen
 from common.engine.gpu_watch import WINDOW
 from common.engine.plan import LADDER, TWIN, Combination
 from common.engine.process import Child, Outcome
 from common.engine.watch import HostWatch
 
 ROOM = 2.0  # as many times what the largest process holds must be free for another one
-CORES_EACH = 2  # of a process that starts beside others, where an accelerator does the work
 LEAST = 5  # turns: fewer say nothing of their own noise
 # Of a process's steps in one turn, as a share of the budget: half a second of eight minutes. A step
 # is as noisy as long ones are, so short steps are taken several at a time.
@@ -134,16 +132,12 @@ class Generation:
         does not hold what is below it to be is never asked for. What is to be tried first ends the
         line, since a try is timed.
         """
-        for job in foreseen(self.climb, self.turn, jobs)[: self.at_once()]:
+        if not self.members:
+            return  # the first one tells of the memory
+        room = self.free_gib / (ROOM * self.held_gib) if self.held_gib else math.inf
+        for job in foreseen(self.climb, self.turn, jobs)[: at_once(self.plan.device, room)]:
             if (line := job.line()) not in self.starting:
                 self.starting[line] = self.children.begin(job, self.processes)
-
-    def at_once(self) -> int:
-        """How many processes may start beside one another; 0: each alone."""
-        if self.plan.device.type == "cpu" or not self.members:
-            return 0  # a start keeps all cores busy there; and the first one tells of the memory
-        room = self.free_gib / (ROOM * self.held_gib) if self.held_gib else math.inf
-        return int(min(allowed_cpus() // CORES_EACH, room))
 
     def begin(self, series: str, number: int, combination: Combination) -> Outcome | None:
         """Start a process and wait until it is ready; how it ended, if it did not get so far."""
