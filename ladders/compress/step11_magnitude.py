@@ -1,0 +1,40 @@
+"""11. Magnitude pruning.
+
+Changes: the smaller half of each matrix's weights become zeros.
+Why smaller: in the file a zero costs one bit of a mask: 9 bits a weight instead of bfloat16's 16.
+Cost: no product is faster and no memory is saved: the zeros lie anywhere, and are multiplied like
+other numbers. As a sparse matrix (CSR) half zeros were 4.4 times slower here, and larger.
+When not: for speed (rungs 12, 13, and, on some GPUs, 15). Without training on, beyond half or so.
+Source: Han et al. 2015, arXiv:1506.02626; pytorch issue 36214 ("pruning changes nothing").
+Expected: more loss than int8 at more bytes.
+"""
+
+from dataclasses import replace
+
+from common.engine.contract import NotInEffect, Numerics
+from common.workloads.compress.formats import Masked
+from common.workloads.compress.recipe import CompressRecipe
+from common.workloads.compress.session import Run
+
+CHANGES = ("format", "sparsity")
+NUMERICS = Numerics.DIFFERENT_WORK
+BASE = 0
+SPARSITY = 0.5
+
+
+def applies(device, recipe: CompressRecipe) -> str | None:
+    return None
+
+
+def in_effect(run: Run) -> str:
+    weights, kept = run.told["weights"], 0
+    for name, tensor in run.compressed.tensors.items():
+        kept += tensor.numel() * name.endswith(".kept")
+    share, one_each = 1 - kept / weights, len(run.told["formats"]) / weights
+    if abs(share - run.recipe.sparsity) > one_each:
+        raise NotInEffect(f"{share:.2%} of the weights are zeros")
+    return f"{share:.1%} zeros; no speed is claimed"
+
+
+def apply(recipe: CompressRecipe) -> CompressRecipe:
+    return replace(recipe, format=Masked, sparsity=SPARSITY)
