@@ -30,6 +30,10 @@ ARROWS = {
     "common.workloads.generate": (
         *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
     ),
+    "common.workloads.compress": (
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        *("common.workloads.train", "common.workloads.generate"),
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (
@@ -42,7 +46,7 @@ ARROWS = {
 }
 DOORS = {
     "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report", "diagnose"),
-    "ladders": ("forecast", "table", "track"),
+    "ladders": ("forecast", "table", "track", "sensitivity"),
 }
 OF_WORKLOADS = re.compile(
     r"tok_per_s|tokens|\bloss(es)?\b|gradient|head\.weight|flops|vocab|batch|H100|A100|\btorch\b",
