@@ -353,7 +353,7 @@ def test_gptq_loses_less_than_the_nearest_codes(kind, dead):
     weight, x, inputs = problem(dead=dead)
     nearest = output_error(kind, CompressRecipe().rounding, weight, x, inputs)
     chosen = output_error(kind, GPTQ, weight, x, inputs)
-    assert chosen < 0.7 * nearest
+    assert chosen < 0.8 * nearest
 
 
 def test_gptq_on_every_matrix_of_a_model():

@@ -37,7 +37,6 @@ from ladders.compress.step03_int8_per_channel import PerChannel
 from ladders.compress.step04_int4_in_groups import Int4
 from ladders.compress.step06_smoothquant import Smoothed
 from ladders.compress.step10_mixed_precision import FORMATS
-from ladders.compress.step12_heads_and_neurons import Smaller
 from tests.conftest import SHORT_RUN, run, width
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)

@@ -37,6 +37,9 @@ class Format(nn.Module):
         raise NotImplementedError
 
     def __init__(self, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
+        """Subclasses are built from the file's tensors, too, and told whether rows are read of
+        them and whether they multiply: an embedding does the one, and, as the head, both.
+        """
         super().__init__()
         self.dtype = dtype
         self.register_buffer("bias", None if bias is None else bias.to(dtype))
@@ -80,14 +83,14 @@ class Plain(Format):
     def dense(cls, tensors):
         return tensors["weight"].double()
 
-    def __init__(self, tensors, bias, dtype, is_table: bool = False) -> None:
+    def __init__(self, tensors, bias, dtype, reads: bool = False, multiplies: bool = True) -> None:
         super().__init__(bias, dtype)
         weight = self.dense(tensors).to(dtype)
-        packs = weight.device.type == "cpu" and dtype is torch.bfloat16
+        packs = multiplies and weight.device.type == "cpu" and dtype is torch.bfloat16
         packs = packs and torch.backends.mkldnn.is_available()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None) if packs else None
         self.register_buffer("packed", packed)
-        self.register_buffer("weight", weight if is_table or not packs else None)
+        self.register_buffer("weight", weight if reads or not packs else None)
         self.operator = "mkldnn::_linear_pointwise" if packs else None
 
     def forward(self, x):
@@ -155,7 +158,7 @@ class Int8(Coded):
         centre = tensors["centre"].double()[:, None] if "centre" in tensors else zero
         return Grid(scale, centre, zero, *ends), tensors["codes"].double()
 
-    def __init__(self, tensors, bias, dtype, is_table: bool = False) -> None:
+    def __init__(self, tensors, bias, dtype, reads: bool = False, multiplies: bool = True) -> None:
         super().__init__(bias, dtype)
         codes, centre = tensors["codes"], tensors.get("centre")
         if centre is not None:  # the kernel reads signed codes
@@ -192,7 +195,7 @@ class Int8Both(Int8):
         scale = (inputs().largest.amax() / 127).clamp(min=1e-12).reshape(1)
         return super().packed(grid, codes, inputs) | {"input_scale": scale}
 
-    def __init__(self, tensors, bias, dtype, is_table: bool = False) -> None:
+    def __init__(self, tensors, bias, dtype, reads: bool = False, multiplies: bool = True) -> None:
         super().__init__(tensors, bias, dtype)
         self.operator = type(self).operator
         self.register_buffer("input_scale", tensors["input_scale"])
@@ -251,12 +254,12 @@ class Int4(Coded):
         codes = unpack(tensors["codes"], bits, (outputs, inputs)).double()
         return Grid(scale, torch.full_like(scale, cls.centre), offset, 0, 2**bits - 1), codes
 
-    def __init__(self, tensors, bias, dtype, is_table: bool = False) -> None:
+    def __init__(self, tensors, bias, dtype, reads: bool = False, multiplies: bool = True) -> None:
         super().__init__(bias, dtype)
         self.outputs, inputs, bits = tensors["shape"].view(torch.int32).tolist()
         codes, both = unpack(tensors["codes"], bits, (self.outputs, inputs)), tensors["both"]
         self.group = inputs // both.shape[1]
-        self.register_buffer("table", pack(codes, 4).view(self.outputs, -1) if is_table else None)
+        self.register_buffer("table", pack(codes, 4).view(self.outputs, -1) if reads else None)
         padding = -self.outputs % self.multiple
         padded = F.pad(both.to(dtype), (0, 0, 0, 0, 0, padding)).transpose(0, 1).contiguous()
         self.register_buffer("both", padded)  # (G, N, 2)
@@ -267,10 +270,10 @@ class Int4(Coded):
             self.codes = for_kernel(F.pad(codes, (0, 0, 0, padding)))
             kernel(row, self.codes, self.group, self.both)
 
-        self.register_buffer("codes", codes)
-        if runs(self.kernel, call):
+        self.register_buffer("codes", codes if multiplies else None)
+        if multiplies and runs(self.kernel, call):
             self.operator = f"aten::{self.kernel}"
-        else:
+        elif multiplies:
             self.codes = codes
 
     def multiply(self, rows):
@@ -355,8 +358,8 @@ class TwoFour(Plain):
         fours = pairs.new_zeros(*pairs.shape[:-1], 4)
         return fours.scatter(-1, places, pairs).flatten(1)
 
-    def __init__(self, tensors, bias, dtype, is_table: bool = False) -> None:
-        super().__init__(tensors, bias, dtype, is_table=True)
+    def __init__(self, tensors, bias, dtype, reads: bool = False, multiplies: bool = True) -> None:
+        super().__init__(tensors, bias, dtype, reads=True)
         if self.weight.device.type == "cuda":
             self.weight = torch.sparse.to_sparse_semi_structured(self.weight)
             self.operator = "aten::_cslt_sparse_mm"

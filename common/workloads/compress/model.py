@@ -96,7 +96,6 @@ class Model(nn.Module):
         names = (f"blocks.{layer}" for layer in range(self.layers))
         self.blocks = nn.ModuleList(Block(name, heads, layers, plain, dtype) for name in names)
         self.final_norm = Norm(plain, "final_norm", dtype)
-        self.matrices = len(layers) - (HEAD in layers)  # that multiply: an untied embedding is read
 
     @torch.no_grad()
     def forward(self, ids: torch.Tensor, cache: Cache | None = None, last: int = 0) -> torch.Tensor:
@@ -154,12 +153,15 @@ def built(tensors: Tensors, metadata: dict, dtype: torch.dtype, device, exact: b
     layers, plain = {}, {k: tensor.to(device) for k, tensor in tensors.items()}
     for name, kind in formats.items():
         own = {k: plain.pop(f"{name}.{k}") for k in parts_in(plain, name)}
-        bias, is_table = plain.pop(f"{name}.bias", None), name == EMBEDDING
-        kind = recognized(kind)
+        bias, kind = plain.pop(f"{name}.bias", None), recognized(kind)
         if exact:
             layers[name] = Exact(kind.dense(own), own.get("input_scale"), bias)
         else:
-            layers[name] = kind(own, bias, dtype, is_table)
+            uses = {
+                "reads": name == EMBEDDING,
+                "multiplies": HEAD not in formats or name != EMBEDDING,
+            }
+            layers[name] = kind(own, bias, dtype, **uses)
     sizes = int(metadata["heads"]), int(metadata["head_width"])
     return Model(*sizes, layers, plain, torch.float64 if exact else dtype)
 
@@ -167,7 +169,7 @@ def built(tensors: Tensors, metadata: dict, dtype: torch.dtype, device, exact: b
 def of_parts(parts: Parts) -> Model:
     """A model of the parts as they are, in float32."""
     layers = {
-        name: Plain({"weight": weight}, parts.plain.get(f"{name}.bias"), torch.float32, True)
+        name: Plain({"weight": weight}, parts.plain.get(f"{name}.bias"), torch.float32)
         for name, weight in parts.matrices.items()
     }
     return Model(parts.heads, parts.head_width, layers, parts.plain, torch.float32)

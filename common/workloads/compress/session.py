@@ -20,7 +20,8 @@ from common.gpt.text import read_text, read_tokens, split
 from common.workloads.compress.base import base_for
 from common.workloads.compress.compressing import Compressed, compressed
 from common.workloads.compress.formats import Format
-from common.workloads.compress.model import Cache, Model, decode
+from common.workloads.compress.model import Cache, Model, decode, of_parts
+from common.workloads.compress.parts import parts_of
 from common.workloads.compress.quality import compare, held_out
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.settings import Settings
@@ -125,8 +126,7 @@ class CompressSession(Session):
         packed, reserved = self.run.compressed, self.peaks[0]
         prefill_s = self.time_of_prefill(tell)
         tell("held-out loss")
-        plain = compressed(self.base, CompressRecipe(), self.settings)
-        plain = plain.model(torch.float32, self.device)
+        plain = of_parts(parts_of(self.base.state, self.base.shape.heads)).to(self.device)
         controls = {}
         for name, recipe in self.recipe.controls().items():
             tell(f"held-out loss of {name}")
