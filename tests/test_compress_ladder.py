@@ -79,7 +79,7 @@ def seen_by(number: int, recipe: CompressRecipe) -> str:
 def test_a_rung_runs_what_its_file_defines(number):
     found = checked(recipe_at(number), number)
     assert found.error < found.limit / 3
-    assert found.rounding_error > 1e-4
+    assert (found.rounding_error > 1e-2) == (number > 0)  # these weights are bfloat16's
 
 
 class ForgetsTheBias(PerChannel):
@@ -90,8 +90,8 @@ class ForgetsTheBias(PerChannel):
 class MeanScale(PerChannel):
     """One scale for all outputs where each has its own."""
 
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *given, **uses):
+        super().__init__(*given, **uses)
         self.scales = torch.full_like(self.scales, self.scales.mean())
 
 
@@ -103,8 +103,8 @@ class OtherRows(PerChannel):
 
 
 class OtherGroups(Int4):
-    def __init__(self, *given):
-        super().__init__(*given)
+    def __init__(self, *given, **uses):
+        super().__init__(*given, **uses)
         self.both = self.both.roll(1, dims=0)
 
 
@@ -198,7 +198,7 @@ def test_bytes_and_losses_are_measured(trained_base):
     plain, found = taken(PLAIN), taken(recipe_at(3))
     vocabulary, wide = TINY.vocab_size, TINY.emb_dim
     matrices = vocabulary * wide + 12 * wide**2
-    others = (TINY.context + 2) * wide + 14 * wide
+    others = (TINY.context + 2) * wide + 10 * wide
     header = plain["file_bytes"] - 4 * (matrices + others)
     assert 8 < header < 3000
     assert found["bits_per_weight"] == pytest.approx(8 + 16 * (vocabulary + 9 * wide) / matrices)
@@ -276,7 +276,7 @@ def test_a_rung_that_acts_is_seen(trained_base, number):
         (8, {"scaling": PLAIN.scaling}, "no matrix was scaled"),
         (9, {"training": PLAIN.training}, "nothing was rounded"),
         (11, {"format": PLAIN.format}, "0.00% of the weights are zeros"),
-        (12, {"pruning": PLAIN.pruning}, "2 heads"),
+        (12, {"pruning": PLAIN.pruning}, "no head and no neuron was taken out"),
         (13, {"scores": PLAIN.scores}, "chosen otherwise"),
         (14, {"training": PLAIN.training}, "nothing was trained again"),
     ],
@@ -364,7 +364,6 @@ def test_sensitivities_are_shown(trained_base, tmp_path, capsys):
         (("--weights", "/nowhere", "--base-steps", "30"), "--base-steps: without --weights"),
         (("--calibration", "/nowhere"), "--calibration /nowhere: no such file"),
         (("--windows", "1"), "must be a whole number from 2 on"),
-        (("--resolution", "1%"), "--resolution and --budget: not for --ladder compress"),
     ],
 )
 def test_a_mistake_is_a_sentence(refusal, tmp_path, options, said):

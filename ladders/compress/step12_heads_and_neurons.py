@@ -62,6 +62,8 @@ def applies(device, recipe: CompressRecipe) -> str | None:
 
 
 def in_effect(run: Run) -> str:
+    if "kept" not in run.told:
+        raise NotInEffect("no head and no neuron was taken out")
     heads, neurons = run.told["kept"][0]
     rows = {len(block.expand.bias) for block in run.model.blocks}
     if run.model.heads != heads or rows != {neurons}:

@@ -19,8 +19,9 @@ from common.gpt.text import Endless, Windows
 from common.workloads.compress.parts import POSITIONS, State
 from common.workloads.generate.base import RECIPE
 
-TOKENS = 512  # in a step
-RATE, TUNING = 3e-3, 3e-4  # the highest learning rates: of a training, and of going on
+TOKENS = 128  # in a step, at least: more would make its logits fresh memory each time
+RATE, WIDTH = 6e-3, 32  # the highest learning rate at that width; it falls with the root
+TUNING = 0.1  # of that rate, when a trained model goes on
 WARM_UP = 20  # steps
 DATA_SEED = 17
 EVERY_S = 2.0  # between two words on how far it is
@@ -75,7 +76,7 @@ def train(
     model: GPT,
     windows: Windows,
     steps: int,
-    rate: float = RATE,
+    share: float = 1.0,
     done: int = 0,
     rounded: Callable[[nn.Parameter], torch.Tensor] | None = None,
     masks: Mapping[str, torch.Tensor] | None = None,
@@ -84,11 +85,13 @@ def train(
 ) -> None:
     """Train in place, from step `done` of so many on: warm-up, then down to a tenth of the rate.
 
+    `share`: of the usual rate.
     `rounded`: what of each matrix the forward pass reads. `masks`: 0 where a matrix's weights stay
     zeros. `at`: what is called after a step. The windows' order is that of whoever began at 0.
     """
     context = windows.context
     batch = max(1, TOKENS // context)
+    rate = share * RATE * (WIDTH / model.token_embedding.embedding_dim) ** 0.5
     order, own = iter(Endless(windows, DATA_SEED)), matrices(model)
     masked = [(own[name], mask) for name, mask in (masks or {}).items()]
     for _ in range(done * batch):
