@@ -99,7 +99,7 @@ WHY_NOT = {
     "D": ("(rung 3)", "inference's rungs 5 to 7 are for bfloat16 activations"),
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
-    "G": ("products of integers", "compress's rung 5: torch._int_mm, not tried on others"),
+    "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -183,21 +183,22 @@ INFERENCE_TABLE = """
 """
 COMPRESS_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
- 1 int8, one scale a matrix .     .    .    .     .     .     .      .    .    .    .    .
- 2 int8 asymmetric          .     .    .    .     .     .     .      .    .    .    .    .
- 3 int8, a scale a channel  .     .    .    .     .     .     .      .    .    .    .    .
- 4 int4 in groups           .     .    .    .     .     .     .      .    .    .    .    .
- 5 int8 activations         .     .    .    .     .     .     G      G    G    G    .    .
- 6 SmoothQuant              .     .    .    .     .     .     .      .    .    .    .    .
- 7 GPTQ                     .     .    .    .     .     .     .      .    .    .    .    .
- 8 AWQ                      .     .    .    .     .     .     .      .    .    .    .    .
- 9 QAT                      .     .    .    .     .     .     .      .    .    .    .    .
-10 Mixed precision          .     .    .    .     .     .     .      .    .    .    .    .
-11 Magnitude pruning        .     .    .    .     .     .     .      .    .    .    .    .
-12 Heads and neurons        .     .    .    .     .     .     .      .    .    .    .    .
-13 Taylor scores            .     .    .    .     .     .     .      .    .    .    .    .
-14 Lottery ticket           .     .    .    .     .     .     .      .    .    .    .    .
-15 2:4 sparsity             H     H    H    .     .     .     H      H    H    H    H    H
+ 1 bfloat16                 .     .    .    .     .     .     .      .    .    .    .    .
+ 2 int8, one scale a matrix .     .    .    .     .     .     .      .    .    .    .    .
+ 3 int8 asymmetric          .     .    .    .     .     .     .      .    .    .    .    .
+ 4 int8, a scale a channel  .     .    .    .     .     .     .      .    .    .    .    .
+ 5 int4 in groups           .     .    .    .     .     .     .      .    .    .    .    .
+ 6 int8 activations         .     .    .    .     .     .     G      G    G    G    .    .
+ 7 SmoothQuant              .     .    .    .     .     .     .      .    .    .    .    .
+ 8 GPTQ                     .     .    .    .     .     .     .      .    .    .    .    .
+ 9 AWQ                      .     .    .    .     .     .     .      .    .    .    .    .
+10 QAT                      .     .    .    .     .     .     .      .    .    .    .    .
+11 Mixed precision          .     .    .    .     .     .     .      .    .    .    .    .
+12 Magnitude pruning        .     .    .    .     .     .     .      .    .    .    .    .
+13 Heads and neurons        .     .    .    .     .     .     .      .    .    .    .    .
+14 Taylor scores            .     .    .    .     .     .     .      .    .    .    .    .
+15 Lottery ticket           .     .    .    .     .     .     .      .    .    .    .    .
+16 2:4 sparsity             H     H    H    .     .     .     H      H    H    H    H    H
 """
 
 

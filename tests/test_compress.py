@@ -30,18 +30,18 @@ from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.settings import Settings
 from common.workloads.compress.training import model_of, started, state_of, train
 from common.workloads.generate.published import read_safetensors
-from ladders.compress.step01_int8_per_tensor import PerTensor
-from ladders.compress.step02_int8_asymmetric import Asymmetric
-from ladders.compress.step03_int8_per_channel import PerChannel
-from ladders.compress.step05_int8_activations import BothPerChannel
-from ladders.compress.step06_smoothquant import Smoothed
-from ladders.compress.step07_gptq import GPTQ, prepared
-from ladders.compress.step08_awq import ActivationAware
-from ladders.compress.step09_qat import Longer, Rounded, straight_through
-from ladders.compress.step10_mixed_precision import FORMATS
-from ladders.compress.step12_heads_and_neurons import Smaller
-from ladders.compress.step13_taylor import change
-from ladders.compress.step14_lottery_ticket import Redrawn, Scattered, Ticket
+from ladders.compress.step02_int8_per_tensor import PerTensor
+from ladders.compress.step03_int8_asymmetric import Asymmetric
+from ladders.compress.step04_int8_per_channel import PerChannel
+from ladders.compress.step06_int8_activations import BothPerChannel
+from ladders.compress.step07_smoothquant import Smoothed
+from ladders.compress.step08_gptq import GPTQ, prepared
+from ladders.compress.step09_awq import ActivationAware
+from ladders.compress.step10_qat import Longer, Rounded, straight_through
+from ladders.compress.step11_mixed_precision import FORMATS
+from ladders.compress.step13_heads_and_neurons import Smaller
+from ladders.compress.step14_taylor import change
+from ladders.compress.step15_lottery_ticket import Redrawn, Scattered, Ticket
 
 HALF = torch.bfloat16
 IN_HALF = CompressRecipe(dtype=HALF)
@@ -450,7 +450,7 @@ def test_straight_through_gives_the_gradient_to_the_weight():
 def test_the_control_of_qat_trains_as_long_on_the_same_windows(monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "ladders.compress.step09_qat.train",
+        "ladders.compress.step10_qat.train",
         lambda model, windows, steps, rate, **more: calls.append((windows, steps, rate)),
     )
     for kind in (Rounded, Longer):
@@ -608,7 +608,7 @@ def test_a_ticket_begins_where_the_training_was(monkeypatch):
     def watched(model, windows, steps, **more):
         seen.update(state_of(model) | more)
 
-    monkeypatch.setattr("ladders.compress.step14_lottery_ticket.train", watched)
+    monkeypatch.setattr("ladders.compress.step15_lottery_ticket.train", watched)
     Ticket.trained(base, TICKET, SETTINGS)
     mask = largest(base.state["head.weight"], 0.5)
     assert torch.equal(seen["head.weight"], base.early["head.weight"] * mask)

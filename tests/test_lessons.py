@@ -18,8 +18,8 @@ from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
 from ladders.compress import LADDER as COMPRESS
-from ladders.compress.step11_magnitude import SPARSITY
-from ladders.compress.step12_heads_and_neurons import SHARE
+from ladders.compress.step12_magnitude import SPARSITY
+from ladders.compress.step13_heads_and_neurons import SHARE
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
@@ -191,11 +191,11 @@ def heads_and_neurons():
 
 
 FIGURES = {
-    "ladders.compress.step03_int8_per_channel": int8_per_channel,
-    "ladders.compress.step04_int4_in_groups": int4_in_groups,
-    "ladders.compress.step11_magnitude": magnitude,
-    "ladders.compress.step12_heads_and_neurons": heads_and_neurons,
-    "ladders.compress.step15_two_of_four": two_of_four,
+    "ladders.compress.step04_int8_per_channel": int8_per_channel,
+    "ladders.compress.step05_int4_in_groups": int4_in_groups,
+    "ladders.compress.step12_magnitude": magnitude,
+    "ladders.compress.step13_heads_and_neurons": heads_and_neurons,
+    "ladders.compress.step16_two_of_four": two_of_four,
     "steps.step01_causal_mask": causal_mask,
     "steps.step02_tf32": tf32,
     "steps.step04_pinned_memory": pinned_memory,

@@ -4,7 +4,7 @@ import sys
 
 from common.engine.errors import exit_on_user_error
 from common.workloads.compress.show_sensitivity import main
-from ladders.compress.step10_mixed_precision import FORMATS
+from ladders.compress.step11_mixed_precision import FORMATS
 
 if __name__ == "__main__":
     with exit_on_user_error():

@@ -48,8 +48,15 @@ FILE = Metric(
 )
 METRICS = (
     FILE,
-    exact("held_out_loss", "held-out loss", of_quality("loss"), ".3f", shown=BRIEF),
-    exact("delta_loss", "over float32's", of_quality("delta"), "+.3f", shown=BRIEF),
+    exact("delta_loss", "loss, more", of_quality("delta"), "+.3f", shown=BRIEF),
+    exact(
+        "held_out_loss",
+        "held-out loss",
+        of_quality("loss"),
+        ".3f",
+        short="loss",
+        legend="loss: held out, nats; above, how much more than float32's",
+    ),
     Metric(
         name="decode_tok_per_s",
         title="decode, tok/s",

@@ -147,8 +147,7 @@ class Compress(Workload):
         recipe = CompressRecipe(bits=options.bits, group=options.group)
         base = base_for(settings)  # trained before any rung is measured
         if options.budget_bytes is not None:
-            dtype = torch.bfloat16 if device.native_bf16 else torch.float32
-            refuse_budget(base, replace(recipe, dtype=dtype), settings)
+            refuse_budget(base, replace(recipe, dtype=torch.bfloat16), settings)
         return Planned(
             device=device,
             recipe=recipe,

@@ -1,12 +1,12 @@
-"""5. int8 activations (W8A8).
+"""6. int8 activations (W8A8).
 
 Changes: what a matrix of a block reads is rounded to 8-bit integers, too, so that products are of
 integers. One scale for each matrix's inputs, from the largest one on the calibration text. The head
 keeps its activations.
 Why smaller: no smaller; a prompt's products are bound by arithmetic, and a CPU with VNNI or a GPU
-multiplies 8-bit integers at twice bfloat16's rate or more. Rung 3's kernel speeds up few rows only.
+multiplies 8-bit integers at twice bfloat16's rate or more. Rung 4's kernel is for few rows.
 Cost: larger inputs than calibration saw are cut; an outlier of one channel coarsens all others.
-When not: for one token at a time, which is bound by bytes (rungs 3 and 4).
+When not: for one token at a time, which is bound by bytes (rungs 4 and 5).
 Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339 (outliers); torch._int_mm.
 Expected: prefill 1.5 times bfloat16's with VNNI.
 """
@@ -19,12 +19,12 @@ from common.workloads.compress.formats import Int8Both
 from common.workloads.compress.parts import EMBEDDING, HEAD
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
-from ladders.compress.step01_int8_per_tensor import products
-from ladders.compress.step03_int8_per_channel import PerChannel
+from ladders.compress.step02_int8_per_tensor import products
+from ladders.compress.step04_int8_per_channel import PerChannel
 
 CHANGES = ("format", "choice")
 NUMERICS = Numerics.LOWER_PRECISION
-BASE = 3
+BASE = 4
 
 
 class BothPerChannel(Int8Both):
@@ -33,7 +33,7 @@ class BothPerChannel(Int8Both):
 
 
 class BlocksOnly(Everything):
-    """The embedding and the head as in rung 3."""
+    """The embedding and the head as in rung 4."""
 
     @staticmethod
     def recipes(parts, recipe, base, settings, told):

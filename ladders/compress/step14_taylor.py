@@ -1,9 +1,9 @@
-"""13. Taylor scores.
+"""14. Taylor scores.
 
 Changes: heads and neurons are chosen by what the loss would lose: of dL = -g w + H w^2 / 2, for a
 weight w set to 0, the first term, summed over all weights that read the head or neuron, as a
 magnitude for each window of the calibration text.
-Why smaller: no smaller than rung 12; whoever is taken out is missed less.
+Why smaller: no smaller than rung 13; whoever is taken out is missed less.
 Cost: a backward pass over the calibration text. The first term says little at a minimum of the
 loss, where g is 0, and nothing of heads that only together can be spared.
 When not: without such a text.
@@ -24,7 +24,7 @@ from common.workloads.compress.training import model_of
 
 CHANGES = ("scores",)
 NUMERICS = Numerics.DIFFERENT_WORK
-BASE = 12
+BASE = 13
 
 
 class Taylor(Magnitude):

@@ -1,10 +1,10 @@
-"""1. int8, one scale a matrix.
+"""2. int8, one scale a matrix.
 
 Changes: every weight matrix is 8-bit integers from -127 to 127, and one scale for all of them. The
 largest magnitude has the last integer, and zero stays zero (symmetric).
 Why smaller: a byte a weight, where bfloat16 takes two and float32 four.
 Cost: steps as wide as the largest weight of the matrix asks for: one outlier coarsens all others.
-When not: on matrices whose rows differ in size, as embeddings do: a scale for each row (rung 3)
+When not: on matrices whose rows differ in size, as embeddings do: a scale for each row (rung 4)
 costs next to nothing.
 Source: Jacob et al. 2018, arXiv:1712.05877, section 2.1; kernels: pytorch-labs/gpt-fast.
 Expected: a quarter of float32's bytes, at 0.01 nats or less; decoding up to 1.5 times bfloat16's.

@@ -1,10 +1,10 @@
-"""3. int8, one scale a channel.
+"""4. int8, one scale a channel.
 
 Changes: each output of a matrix (each token's row of the embedding) has a scale of its own.
-Why smaller: 16 bits for every row of hundreds of weights more than rung 1, and the steps fit each
+Why smaller: 16 bits for every row of hundreds of weights more than rung 2, and the steps fit each
 row's own largest weight.
 Cost: those bits: 0.02 a weight at GPT-2's width.
-When not: never instead of rung 1, where a kernel takes such scales, as torch's does.
+When not: never instead of rung 2, where a kernel takes such scales, as torch's does.
 Source: Krishnamoorthi 2018, arXiv:1806.08342, section 3.2.
 Expected: at most 0.01 nats over float32.
 """
@@ -16,11 +16,11 @@ from common.workloads.compress.formats import Int8
 from common.workloads.compress.grids import symmetric
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
-from ladders.compress.step01_int8_per_tensor import products
+from ladders.compress.step02_int8_per_tensor import products
 
 CHANGES = ("format",)
 NUMERICS = Numerics.LOWER_PRECISION
-BASE = 1  # symmetric
+BASE = 2  # symmetric
 
 
 class PerChannel(Int8):

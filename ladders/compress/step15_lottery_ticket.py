@@ -1,8 +1,8 @@
-"""14. Lottery ticket.
+"""15. Lottery ticket.
 
-Changes: rung 11's zeros are known from the trained model; the weights go back to where they were
+Changes: rung 12's zeros are known from the trained model; the weights go back to where they were
 after a tenth of the training, and train again from there, the zeros staying zeros.
-Why smaller: no smaller than rung 11; the weights that are left learn to do without the others.
+Why smaller: no smaller than rung 12; the weights that are left learn to do without the others.
 Cost: the training once more. Whether it was these weights that won is told by the controls, which
 train as long: as many zeros elsewhere (random), and these zeros under newly drawn weights.
 When not: to save training: the zeros are known only after it.
@@ -30,7 +30,7 @@ from common.workloads.compress.training import (
 
 CHANGES = ("training",)
 NUMERICS = Numerics.DIFFERENT_WORK
-BASE = 11
+BASE = 12
 EARLY, OTHER = 10, 7  # base.EARLY; a seed for the controls
 
 

@@ -1,4 +1,4 @@
-"""15. 2:4 sparsity.
+"""16. 2:4 sparsity.
 
 Changes: of each four neighbours in a row of a block's matrices the two smallest become zeros.
 Why smaller: 9 bits a weight instead of 16, in memory, too; an Ampere GPU's sparse products skip the
@@ -21,7 +21,7 @@ from common.workloads.compress.session import Run, kernel_calls
 
 CHANGES = ("format", "choice")
 NUMERICS = Numerics.DIFFERENT_WORK
-BASE = 0
+BASE = 1
 
 
 class BlocksOnly(Everything):

@@ -1,11 +1,11 @@
-"""4. int4 in groups.
+"""5. int4 in groups.
 
 Changes: 4-bit codes, from the least to the largest weight of each group of neighbours in a row:
 each has a scale and an offset in bfloat16. Codes are the nearest (RTN). --group, --bits 2 and 3.
 Why smaller: 5 bits a weight in groups of 32, 4.5 in groups of 64, where int8 takes 8.
 Cost: 15 steps across a group: this is where loss begins to show. The kernel's packing cannot be
 read back, so that a tied embedding has a second copy in memory.
-When not: where the loss matters and a calibration text is at hand: rungs 7 and 8 choose better.
+When not: where the loss matters and a calibration text is at hand: rungs 8 and 9 choose better.
 Source: Dettmers, Zettlemoyer 2022, arXiv:2212.09720 (groups); torch's int4mm_kernel.cpp.
 Expected: a sixth of float32's bytes; LLaMA-7B's perplexity rose from 5.68 to 6.29 (GPTQ's paper).
 """
@@ -16,11 +16,11 @@ from common.engine.contract import NotInEffect, Numerics
 from common.workloads.compress.formats import Int4
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
-from ladders.compress.step01_int8_per_tensor import products
+from ladders.compress.step02_int8_per_tensor import products
 
 CHANGES = ("format",)
 NUMERICS = Numerics.LOWER_PRECISION
-BASE = 0  # other bits and other groups than int8's
+BASE = 1  # other bits and other groups than int8's
 
 
 def applies(device, recipe: CompressRecipe) -> str | None:

@@ -1,14 +1,14 @@
-"""9. Quantisation-aware training.
+"""10. Quantisation-aware training.
 
-Changes: the model trains on while each matrix is rounded to rung 4's codes in every forward pass.
+Changes: the model trains on while each matrix is rounded to rung 5's codes in every forward pass.
 Rounding has no slope; the straight-through estimator gives gradients to the weights as if it were
 not there.
-Why smaller: no smaller than rung 4; the weights settle where rounding hurts little.
+Why smaller: no smaller than rung 5; the weights settle where rounding hurts little.
 Cost: a training. What it gains is to be held against a float32 model that trained as long, and
 against that one's nearest codes: more training makes any model better.
-When not: where rungs 7 and 8 are good enough, at seconds instead of hours.
+When not: where rungs 8 and 9 are good enough, at seconds instead of hours.
 Source: Bengio et al. 2013, arXiv:1308.3432 (straight-through); Jacob et al. 2018, arXiv:1712.05877.
-Expected: less loss than rung 4 after as long a training, and more than float32.
+Expected: less loss than rung 5 after as long a training, and more than float32.
 """
 
 from dataclasses import replace
@@ -24,7 +24,7 @@ from common.workloads.compress.training import TUNING, model_of, state_of, to_st
 
 CHANGES = ("training",)
 NUMERICS = Numerics.DIFFERENT_WORK
-BASE = 4
+BASE = 5
 
 
 class Longer(AsTrained):

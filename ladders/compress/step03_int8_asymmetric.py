@@ -1,4 +1,4 @@
-"""2. int8 asymmetric.
+"""3. int8 asymmetric.
 
 Changes: the 256 integers reach from a matrix's least weight to its largest, and one of them, the
 zero point, stands for 0: q = round(w / s) + z, w = s (q - z).
@@ -7,7 +7,7 @@ Cost: a zero point for each scale, and its share in every product: s z times the
 activations. With z real instead of whole, 0 would not be kept.
 When not: for weights, which mostly lie evenly about 0; it is for activations after a ReLU or GELU.
 Source: Jacob et al. 2018, arXiv:1712.05877, section 2.1.
-Expected: nothing that can be told from rung 1.
+Expected: nothing that can be told from rung 2.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from common.workloads.compress.formats import Int8
 from common.workloads.compress.grids import Grid, even
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
-from ladders.compress.step01_int8_per_tensor import products
+from ladders.compress.step02_int8_per_tensor import products
 
 CHANGES = ("format",)
 NUMERICS = Numerics.LOWER_PRECISION

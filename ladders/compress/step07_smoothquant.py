@@ -1,15 +1,15 @@
-"""6. SmoothQuant.
+"""7. SmoothQuant.
 
 Changes: before rounding, the inputs of a matrix are divided by s, a number for each channel, and
 its columns multiplied by it: s = max|x|^0.5 / max|w|^0.5. The norm before the matrix takes up the
 division, so that nothing is computed more; in exact arithmetic the model is the same.
-Why smaller: no smaller than rung 5; outliers move from activations, which share one scale, to
+Why smaller: no smaller than rung 6; outliers move from activations, which share one scale, to
 weights, which have one for each output.
 Cost: the matrices behind no norm (the output projection, the second of the feed-forward) and a head
 that is the embedding are left as they are.
 When not: where no channel stands out: small models show few outliers (LLM.int8(): from 6.7 B on).
 Source: Xiao et al. 2022, SmoothQuant, arXiv:2211.10438.
-Expected: less loss than rung 5, most of all where that lost much.
+Expected: less loss than rung 6, most of all where that lost much.
 """
 
 from dataclasses import replace

@@ -1,14 +1,14 @@
-"""8. AWQ.
+"""9. AWQ.
 
 Changes: columns that read large activations are multiplied by s = mean|x|^a before rounding, and
 their inputs divided by it, which the norm before, or the values' rows, take up. a is searched from
 0 to 1 for the least error of the outputs on the calibration text; 0 leaves a matrix as it is.
-Why smaller: no smaller than rung 4; the weights that matter most are rounded most finely.
-Cost: 20 roundings of each matrix to search a; the same text as rung 7, of which less is learnt: one
+Why smaller: no smaller than rung 5; the weights that matter most are rounded most finely.
+Cost: 20 roundings of each matrix to search a; the same text as rung 8, of which less is learnt: one
 number for each channel.
 When not: on a matrix behind GELU or a head that is the embedding, where nothing can take s up.
 Source: Lin et al. 2023, AWQ, arXiv:2306.00978. Without its clipping of the largest weights.
-Expected: as much as rung 7.
+Expected: as much as rung 8.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from common.workloads.compress.session import Run
 
 CHANGES = ("scaling",)
 NUMERICS = Numerics.LOWER_PRECISION
-BASE = 4
+BASE = 5
 STEPS = 20  # of the search
 KINDS = ("qkv", "out_proj", "expand")
 
