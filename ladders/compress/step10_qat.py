@@ -1,4 +1,4 @@
-"""10. Quantisation-aware training.
+"""10. Quantisation-aware (QAT).
 
 Changes: the model trains on while each matrix is rounded to rung 5's codes in every forward pass.
 Rounding has no slope; the straight-through estimator gives gradients to the weights as if it were

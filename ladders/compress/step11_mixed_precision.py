@@ -24,7 +24,7 @@ from common.workloads.compress.session import Run
 from ladders.compress.step02_int8_per_tensor import products
 from ladders.compress.step04_int8_per_channel import PerChannel
 
-CHANGES = ("choice",)
+CHANGES = ("choice", "format")
 NUMERICS = Numerics.LOWER_PRECISION
 BASE = 8
 FORMATS = {
@@ -61,4 +61,4 @@ def in_effect(run: Run) -> str:
 
 
 def apply(recipe: CompressRecipe) -> CompressRecipe:
-    return replace(recipe, choice=Mixed)
+    return replace(recipe, choice=Mixed, format=Plain)  # none is for all

@@ -66,7 +66,8 @@ class Scattered(Ticket):
     @staticmethod
     def mask(mask):
         generator = torch.Generator().manual_seed(OTHER)
-        return mask.flatten()[torch.randperm(mask.numel(), generator=generator)].view_as(mask)
+        order = torch.rand(mask.shape, generator=generator).argsort(dim=1)  # of each row's columns
+        return mask.gather(1, order)
 
 
 class Redrawn(Ticket):

@@ -306,7 +306,7 @@ def for_kernel(codes: torch.Tensor) -> torch.Tensor:
 class Masked(Plain):
     """Zeros cost a bit each in the file; in memory, and in a product, they are numbers as others.
 
-    Which weights are zeros: the smallest of each matrix, as many as the recipe's share.
+    Which weights are zeros: the smallest of each row, as many as the recipe's share.
     """
 
     label = "mask"
@@ -328,11 +328,14 @@ class Masked(Plain):
 
 
 def largest(weight: torch.Tensor, sparsity: float) -> torch.Tensor:
-    """A mask of all weights but the smallest, exactly round(sparsity x their number) of them."""
-    dropped = round(sparsity * weight.numel())
-    mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-    mask[weight.abs().flatten().argsort(stable=True)[:dropped]] = False
-    return mask.view_as(weight)
+    """A mask of all weights but the smallest of each row: exactly round(sparsity K) of its K.
+
+    Rows are not compared with each other: those of tokens that a text never has are large in an
+    embedding that is a head, and would be kept before all others (LOG.md).
+    """
+    dropped = round(sparsity * weight.shape[-1])
+    smallest = weight.abs().argsort(dim=-1, stable=True)[..., :dropped]
+    return torch.ones_like(weight, dtype=torch.bool).scatter(-1, smallest, False)
 
 
 class TwoFour(Plain):

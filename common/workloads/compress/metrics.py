@@ -48,14 +48,14 @@ FILE = Metric(
 )
 METRICS = (
     FILE,
-    exact("delta_loss", "loss, more", of_quality("delta"), "+.3f", shown=BRIEF),
+    exact("delta_loss", "loss change", of_quality("delta"), "+.3f", shown=BRIEF),
     exact(
         "held_out_loss",
         "held-out loss",
         of_quality("loss"),
         ".3f",
         short="loss",
-        legend="loss: held out, nats; above, how much more than float32's",
+        legend="loss: held out, nats; loss change: over float32's",
     ),
     Metric(
         name="decode_tok_per_s",

@@ -25,10 +25,11 @@ from common.workloads.train.options import add_model_options, chosen
 
 PROMPT, NEW = {"tiny": 32}, {"tiny": 16}  # tokens, by preset
 PROMPT_ELSEWHERE, NEW_ELSEWHERE = 192, 32
-# of the base model's training: half a minute at tiny, three at cpu
-BASE_STEPS, BASE_STEPS_ELSEWHERE = {"tiny": 300}, 300
+# of the base model's training: seconds at tiny, two minutes at cpu
+BASE_STEPS, BASE_STEPS_ELSEWHERE = {"tiny": 300}, 200
 TUNE_STEPS, TUNE_STEPS_ELSEWHERE = {"tiny": 60}, 40
-STEPS, WINDOWS = 10, 32  # timed; held out
+WINDOWS, WINDOWS_ELSEWHERE = {"tiny": 32}, 16  # held out
+STEPS = 10  # timed
 BITS, GROUPS = (2, 3, 4), (32, 64, 128)
 
 
@@ -91,13 +92,13 @@ class Compress(Workload):
         add = parser.add_argument_group("compressing").add_argument
         file = "a checkpoint of the scripts, or safetensors with GPT-2's names"
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
-        trained = "steps that the base model is trained for; default: 300"
+        trained = "steps that the base model is trained for; default: 200, tiny 300"
         add("--base-steps", type=whole(10), metavar="N", help=trained)
         tuned = "steps of a rung that trains on, and of its control; default: 40, tiny 60"
         add("--tune-steps", type=whole(1), metavar="N", help=tuned)
         other = "a text to take statistics from; default: windows of the text trained on"
         add("--calibration", metavar="FILE", help=other)
-        many = "held-out windows to compare losses on; default: 32"
+        many = "held-out windows to compare losses on; default: 16, tiny 32"
         add("--windows", type=whole(2), metavar="N", help=many)
         add("--bits", type=one_of(*BITS), default=4, metavar="N", help="of codes in groups: 2 to 4")
         size = "weights that share a scale: 32, 64, or 128"
@@ -141,7 +142,7 @@ class Compress(Workload):
             weights=options.weights,
             base_steps=options.base_steps or BASE_STEPS.get(preset, BASE_STEPS_ELSEWHERE),
             tune_steps=options.tune_steps or TUNE_STEPS.get(preset, TUNE_STEPS_ELSEWHERE),
-            windows=options.windows or WINDOWS,
+            windows=options.windows or WINDOWS.get(preset, WINDOWS_ELSEWHERE),
             budget_bytes=options.budget_bytes,
         )
         recipe = CompressRecipe(bits=options.bits, group=options.group)
