@@ -189,6 +189,27 @@ def test_a_tied_head_is_counted_once():
     assert model.head is model.embedding
 
 
+@pytest.mark.parametrize("kind", (Plain, PerChannel, Int4))
+def test_an_untied_embedding_is_looked_up_and_multiplies_nothing(kind):
+    state = small_base().state
+    parts = parts_of(state | {"head.weight": 2 * state["head.weight"]}, SHAPE.heads)
+    recipe, ids = replace(IN_HALF, format=kind), torch.arange(9)[None]
+    maker = Statistics(parts, small_base().calibration).maker
+    assert maker(EMBEDDING) is None
+    assert maker(HEAD)().gram.shape == (SHAPE.emb_dim, SHAPE.emb_dim)
+    file = file_of(parts, dict.fromkeys(parts.matrices, recipe), maker)
+    own, due = (built(*file, HALF, "cpu", exact=exact)(ids) for exact in (False, True))
+    assert relative(own, due) < 3e-2
+    model = built(*file, HALF, "cpu")
+    assert model.head is not model.embedding
+    if kind is Int4:
+        assert model.embedding.codes is None
+        assert model.head.table is None
+    if kind is Plain:
+        assert model.embedding.packed is None
+        assert model.head.weight is None
+
+
 def test_biases_of_query_key_and_value_are_kept():
     base = small_base()
     biases = {

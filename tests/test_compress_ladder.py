@@ -176,6 +176,16 @@ def test_what_a_rung_does_not_declare_is_found():
         check(recipe_at(12), against, SETTINGS, CPU)
 
 
+@pytest.mark.parametrize("number", range(LADDER.top + 1))
+def test_a_recipe_comes_back_from_its_record(number):
+    recipe = recipe_at(number)
+    values = json.loads(json.dumps(recipe.to_json()))
+    assert CompressRecipe.from_record(values) == CompressRecipe.from_json(values) == recipe
+    for name in ("os.system", "torch.hub.load", "tests.spy.Spy"):
+        with pytest.raises(ValueError, match="is no type of this project"):
+            CompressRecipe.from_record(values | {"rounding": name})
+
+
 # -- a session --
 
 
@@ -407,7 +417,7 @@ def test_columns_read_the_record():
     assert {name: COLUMNS[name].of(record) for name in values} == values
     measured["controls"] = {}
     assert COLUMNS["control_loss"].of(record) is None
-    assert COLUMNS["delta_loss"].text(0.01) == "+0.010"
+    assert COLUMNS["delta_loss"].text(0.01) == "+0.0100"
 
 
 def test_the_shape_of_the_check_is_divided_by_every_group():

@@ -34,12 +34,12 @@ class Statistics:
     @cached_property
     def found(self) -> dict[str, Inputs]:
         model, sums = of_parts(self.parts), {}
+        head = HEAD if HEAD in self.parts.matrices else EMBEDDING
         for name in self.parts.matrices:
-            if self.maker(name):
-                layer = model.head if name in (EMBEDDING, HEAD) else model.get_submodule(name)
-                layer.register_forward_pre_hook(self.adding_to(sums, name))
-        for ids in self.calibration:
-            model(ids[None, :-1])
+            if name not in (EMBEDDING, HEAD):
+                model.get_submodule(name).register_forward_pre_hook(self.adding_to(sums, name))
+        for ids in self.calibration:  # the head's own product, the largest, need not be made
+            self.adding_to(sums, head)(model.head, (model.hidden(ids[None, :-1]),))
         count = sum(len(ids) - 1 for ids in self.calibration)
         return {
             name: Inputs(largest, total / count, gram / count)

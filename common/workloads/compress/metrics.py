@@ -48,7 +48,7 @@ FILE = Metric(
 )
 METRICS = (
     FILE,
-    exact("delta_loss", "loss change", of_quality("delta"), "+.3f", shown=BRIEF),
+    exact("delta_loss", "loss change", of_quality("delta"), "+.4f", shown=BRIEF),
     exact(
         "held_out_loss",
         "held-out loss",

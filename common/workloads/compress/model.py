@@ -103,13 +103,18 @@ class Model(nn.Module):
 
         (B, last or n, V). The ids are in the cache afterwards.
         """
+        return self.head(self.hidden(ids, cache)[:, -last:])
+
+    @torch.no_grad()
+    def hidden(self, ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor:
+        """What the head reads of ids (B, n), after those in the cache: (B, n, C)."""
         start, n = cache.length if cache else 0, ids.shape[1]
         x = self.embedding.rows(ids) + self.positions[start : start + n]  # (B, n, C)
         for layer, block in enumerate(self.blocks):
             x = block(x, layer, cache)
         if cache is not None:
             cache.length += n
-        return self.head(self.final_norm(x[:, -last:]))
+        return self.final_norm(x)
 
     @property
     def resident_bytes(self) -> int:

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from common.engine.rungs import shown
 from common.report.canvas import (
     BLUE,
     GREY,
     ORANGE,
+    PALE,
     SMALL,
     TEXT,
     canvas,
@@ -46,10 +49,13 @@ def pareto_figure(records: list[dict]):
     speeds = [tok_per_s(r) for r in rungs]
     figure, (left, right, keys) = canvas(4.2, (4, 4, 2.6))
     draw(left, sizes, [min(loss, LARGE) for loss in losses], rungs)
+    ends = [[r["measurement"]["quality"][f"delta_{end}"] for r in rungs] for end in ("low", "high")]
+    if None not in ends[0]:
+        left.vlines(sizes, *(np.minimum(end, LARGE) for end in ends), PALE, zorder=0)
     best = front([*zip(sizes, losses, strict=True)])
     line = [[values[n] for n in best] for values in (sizes, [min(v, LARGE) for v in losses])]
     left.plot(*line, color=ORANGE, linewidth=1, zorder=1)
-    head(left, "loss over float32's, nats (held out)", 40)
+    head(left, "loss over float32's, nats, 95 % interval", 42)
     draw(right, sizes, speeds, rungs)
     head(right, "decoding, tok/s", 40)
     for axes in (left, right):
@@ -82,9 +88,9 @@ def title(rungs: list[dict], sizes: list[float], losses: list[float], most: floa
     good = [n for n, loss in enumerate(losses) if loss <= most]
     if not good or rungs[0]["rung"] > 0:
         return "Bytes, loss, and speed"
-    best = min(good, key=lambda n: sizes[n])
+    best = min(good, key=lambda n: (sizes[n], losses[n]))
     times = sizes[0] / sizes[best]
-    return f"{times:.1f} times smaller at {losses[best]:+.3f} nats: {rungs[best]['name']}"
+    return f"{times:.1f} times smaller at {losses[best]:+.4f} nats: {rungs[best]['name']}"
 
 
 def plot_sensitivity(options: dict, about: str, path: Path) -> None:
