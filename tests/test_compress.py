@@ -16,18 +16,21 @@ from common.engine.errors import UserError
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.workloads.compress import base as bases
 from common.workloads.compress import files, sensitivity
-from common.workloads.compress.calibration import Inputs, Statistics
+from common.workloads.compress.calibration import Inputs, Statistics, inverse_factor
 from common.workloads.compress.check import SHAPE, small_base
 from common.workloads.compress.compressing import made
-from common.workloads.compress.formats import Int4, Int8Both, Masked, Plain, TwoFour, largest
+from common.workloads.compress.formats import Plain
 from common.workloads.compress.grids import Grid, even, pack, symmetric, unpack
+from common.workloads.compress.integers import Int4, Int8Both
 from common.workloads.compress.knapsack import cheapest
+from common.workloads.compress.lottery import Redrawn, Scattered, Ticket
 from common.workloads.compress.model import Cache, built, file_of, of_parts
 from common.workloads.compress.parts import EMBEDDING, HEAD, parts_of
 from common.workloads.compress.plot_pareto import front
 from common.workloads.compress.quality import compare, held_out, paired
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.settings import Settings
+from common.workloads.compress.sparse import Masked, TwoFour, largest
 from common.workloads.compress.training import model_of, started, state_of, train
 from common.workloads.generate.published import read_safetensors
 from ladders.compress.step02_int8_per_tensor import PerTensor
@@ -35,13 +38,12 @@ from ladders.compress.step03_int8_asymmetric import Asymmetric
 from ladders.compress.step04_int8_per_channel import PerChannel
 from ladders.compress.step06_int8_activations import BothPerChannel
 from ladders.compress.step07_smoothquant import Smoothed
-from ladders.compress.step08_gptq import GPTQ, prepared
+from ladders.compress.step08_gptq import DAMPING, GPTQ
 from ladders.compress.step09_awq import ActivationAware
 from ladders.compress.step10_qat import Longer, Rounded, straight_through
 from ladders.compress.step11_mixed_precision import FORMATS
 from ladders.compress.step13_heads_and_neurons import Smaller
 from ladders.compress.step14_taylor import change
-from ladders.compress.step15_lottery_ticket import Redrawn, Scattered, Ticket
 
 HALF = torch.bfloat16
 IN_HALF = CompressRecipe(dtype=HALF)
@@ -284,7 +286,7 @@ def test_fewer_bits_run_in_the_same_kernel(bits):
 
 @pytest.mark.parametrize("kind", (PerChannel, Int4))
 def test_without_a_kernel_it_is_dequantised(kind, monkeypatch):
-    monkeypatch.setattr("common.workloads.compress.formats.runs", lambda *given: False)
+    monkeypatch.setattr("common.workloads.compress.integers.runs", lambda *given: False)
     tensors = kind.store(numbers(100, 128), IN_HALF, None)
     layer, x = kind(tensors, None, HALF), numbers(3, 128, seed=2).to(HALF)
     assert layer.operator is None
@@ -407,7 +409,7 @@ def test_gptq_is_its_definition():
 def test_gptq_without_damping_would_fail_and_dead_inputs_are_zeros():
     gram = torch.zeros(8, 8)
     gram[:4, :4] = torch.ones(4, 4)  # of rank 1
-    dead, factor = prepared(gram)
+    dead, factor = inverse_factor(gram, DAMPING)
     assert dead.tolist() == [False] * 4 + [True] * 4
     assert factor.isfinite().all()
     weight, x, inputs = problem(dead=3)
@@ -629,7 +631,7 @@ def test_a_ticket_begins_where_the_training_was(monkeypatch):
     def watched(model, windows, steps, **more):
         seen.update(state_of(model) | more)
 
-    monkeypatch.setattr("ladders.compress.step15_lottery_ticket.train", watched)
+    monkeypatch.setattr("common.workloads.compress.lottery.train", watched)
     Ticket.trained(base, TICKET, SETTINGS)
     mask = largest(base.state["head.weight"], 0.5)
     assert torch.equal(seen["head.weight"], base.early["head.weight"] * mask)

@@ -21,7 +21,7 @@ from common.workloads.compress import session as sessions
 from common.workloads.compress.base import base_for
 from common.workloads.compress.check import SHAPE, check
 from common.workloads.compress.compressing import compressed
-from common.workloads.compress.formats import Int8Both
+from common.workloads.compress.integers import Int8Both
 from common.workloads.compress.metrics import METRICS
 from common.workloads.compress.model import decode
 from common.workloads.compress.parts import parts_of

@@ -13,8 +13,8 @@ Expected: a quarter of float32's bytes, at 0.01 nats or less; decoding up to 1.5
 from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.compress.formats import Int8
 from common.workloads.compress.grids import symmetric
+from common.workloads.compress.integers import Int8
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run, kernel_calls
 

@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.compress.formats import Int8
 from common.workloads.compress.grids import Grid, even
+from common.workloads.compress.integers import Int8
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
 from ladders.compress.step02_int8_per_tensor import products

@@ -12,8 +12,8 @@ Expected: at most 0.01 nats over float32.
 from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.compress.formats import Int8
 from common.workloads.compress.grids import symmetric
+from common.workloads.compress.integers import Int8
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
 from ladders.compress.step02_int8_per_tensor import products

@@ -13,7 +13,7 @@ Expected: a sixth of float32's bytes; LLaMA-7B's perplexity rose from 5.68 to 6.
 from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.compress.formats import Int4
+from common.workloads.compress.integers import Int4
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
 from ladders.compress.step02_int8_per_tensor import products

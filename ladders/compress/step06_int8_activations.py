@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.compress.choices import Everything
-from common.workloads.compress.formats import Int8Both
+from common.workloads.compress.integers import Int8Both
 from common.workloads.compress.parts import EMBEDDING, HEAD
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run

@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 
 from common.engine.contract import NotInEffect, Numerics
+from common.workloads.compress.calibration import inverse_factor
 from common.workloads.compress.choices import Nearest
 from common.workloads.compress.grids import joined
 from common.workloads.compress.recipe import CompressRecipe
@@ -33,7 +34,7 @@ class GPTQ(Nearest):
         if inputs is None:  # a table that is looked up only
             return Nearest.choose(kind, weight, recipe, inputs)
         left, codes, grids = weight.clone(), torch.empty_like(weight), []
-        dead, factor = prepared(inputs().gram)
+        dead, factor = inverse_factor(inputs().gram, DAMPING)
         left[:, dead] = 0
         width = kind.columns(weight, recipe)
         for begin in range(0, weight.shape[1], min(width, BLOCK)):
@@ -49,15 +50,6 @@ class GPTQ(Nearest):
                 errors[:, j - begin : j - begin + 1] = error
             left[:, end:] -= errors @ factor[begin:end, end:]
         return joined(grids), codes
-
-
-def prepared(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which inputs are always 0 (K,), and the factor U (K, K) of the damped moments' inverse."""
-    moments, dead = gram.double(), gram.diagonal() == 0
-    moments.diagonal()[dead] = 1
-    moments.diagonal().add_(DAMPING * moments.diagonal().mean())
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
-    return dead, torch.linalg.cholesky(inverse, upper=True).float()
 
 
 def applies(device, recipe: CompressRecipe) -> str | None:

@@ -17,7 +17,8 @@ from dataclasses import replace
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.compress import sensitivity
 from common.workloads.compress.choices import Everything
-from common.workloads.compress.formats import Int4, Plain
+from common.workloads.compress.formats import Plain
+from common.workloads.compress.integers import Int4
 from common.workloads.compress.knapsack import cheapest
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run

@@ -12,9 +12,9 @@ Expected: more loss than int8 at more bytes.
 from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
-from common.workloads.compress.formats import Masked
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run
+from common.workloads.compress.sparse import Masked
 
 CHANGES = ("format", "sparsity")
 NUMERICS = Numerics.DIFFERENT_WORK

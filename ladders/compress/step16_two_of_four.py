@@ -14,10 +14,11 @@ from dataclasses import replace
 
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.compress.choices import Everything
-from common.workloads.compress.formats import Plain, TwoFour
+from common.workloads.compress.formats import Plain
 from common.workloads.compress.parts import EMBEDDING, HEAD
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import Run, kernel_calls
+from common.workloads.compress.sparse import TwoFour
 
 CHANGES = ("format", "choice")
 NUMERICS = Numerics.DIFFERENT_WORK

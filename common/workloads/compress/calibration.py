@@ -57,3 +57,15 @@ class Statistics:
             sums[name] = own
 
         return add
+
+
+def inverse_factor(gram: torch.Tensor, damping: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which inputs are always 0 (K,), and U (K, K), upper, with U^T U the inverse of the moments.
+
+    The moments are damped by that share of their mean diagonal, or noise would be inverted.
+    """
+    moments, dead = gram.double(), gram.diagonal() == 0
+    moments.diagonal()[dead] = 1
+    moments.diagonal().add_(damping * moments.diagonal().mean())
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(moments))
+    return dead, torch.linalg.cholesky(inverse, upper=True).float()

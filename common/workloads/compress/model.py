@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.workloads.compress.formats import Format, Plain, quantised_inputs
+from common.workloads.compress.formats import Format, Plain
+from common.workloads.compress.integers import quantised_inputs
 from common.workloads.compress.parts import EMBEDDING, HEAD, POSITIONS, Parts
 from common.workloads.train.recipe import plain as named
 from common.workloads.train.recipe import recognized

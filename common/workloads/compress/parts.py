@@ -12,7 +12,7 @@ import torch
 State = dict[str, torch.Tensor]  # parameters by GPT's names, float32
 QKV = ("W_query", "W_key", "W_value")
 EMBEDDING, HEAD, POSITIONS = "embedding", "head", "position_embedding.weight"
-MATRICES = {  # of a block: their names in GPT, where it is one of there
+MATRICES = {  # of a block that are one matrix in GPT, too: their names there
     "out_proj": "attention.out_proj",
     "expand": "feed_forward.expand",
     "contract": "feed_forward.contract",

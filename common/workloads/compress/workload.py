@@ -16,7 +16,7 @@ from common.engine.workload import Check, Launch, Planned, Workload, Writer
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.compress import metrics
 from common.workloads.compress.base import Base, base_for
-from common.workloads.compress.formats import Int4
+from common.workloads.compress.integers import Int4
 from common.workloads.compress.parts import parts_of
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import CompressSession
