@@ -16,6 +16,7 @@ from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
+from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
@@ -23,6 +24,7 @@ from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
+from ladders.compress import LADDER as COMPRESS
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
@@ -97,6 +99,8 @@ WHY_NOT = {
     "D": ("(rung 3)", "inference's rungs 5 to 7 are for bfloat16 activations"),
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
+    "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
+    "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
 # Fused AdamW runs on all these types (torch/utils/_foreach_utils.py). What the facts do not hold is
@@ -185,6 +189,25 @@ INFERENCE_TABLE = """
 15 Static batches           .     .    .    .     .     .     .      .    .    .    .    .
 16 Continuous batching      .     .    .    .     .     .     .      .    .    .    .    .
 """
+COMPRESS_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 bfloat16                 .     .    .    .     .     .     .      .    .    .    .    .
+ 2 int8, one scale a matrix .     .    .    .     .     .     .      .    .    .    .    .
+ 3 int8 asymmetric          .     .    .    .     .     .     .      .    .    .    .    .
+ 4 int8, a scale a channel  .     .    .    .     .     .     .      .    .    .    .    .
+ 5 int4 in groups           .     .    .    .     .     .     .      .    .    .    .    .
+ 6 int8 activations         .     .    .    .     .     .     G      G    G    G    .    .
+ 7 SmoothQuant              .     .    .    .     .     .     .      .    .    .    .    .
+ 8 GPTQ                     .     .    .    .     .     .     .      .    .    .    .    .
+ 9 AWQ                      .     .    .    .     .     .     .      .    .    .    .    .
+10 QAT                      .     .    .    .     .     .     .      .    .    .    .    .
+11 Mixed precision          .     .    .    .     .     .     .      .    .    .    .    .
+12 Magnitude pruning        .     .    .    .     .     .     .      .    .    .    .    .
+13 Heads and neurons        .     .    .    .     .     .     .      .    .    .    .    .
+14 Taylor scores            .     .    .    .     .     .     .      .    .    .    .    .
+15 Lottery ticket           .     .    .    .     .     .     .      .    .    .    .    .
+16 2:4 sparsity             H     H    H    .     .     .     H      H    H    H    H    H
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -202,6 +225,7 @@ TABLES = {
     "memory": (MEMORY, cells(MEMORY_TABLE)),
     "data": (DATA, cells(DATA_TABLE)),
     "inference": (INFERENCE, cells(INFERENCE_TABLE)),
+    "compress": (COMPRESS, cells(COMPRESS_TABLE)),
 }
 
 
@@ -227,6 +251,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = replace(auto(device)[1], batch_size=8)
     start = FedRecipe.of(start) if ladder is DATA else start
     start = GenerateRecipe() if ladder is INFERENCE else start
+    start = CompressRecipe() if ladder is COMPRESS else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -17,6 +17,9 @@ from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
+from ladders.compress import LADDER as COMPRESS
+from ladders.compress.step12_magnitude import SPARSITY
+from ladders.compress.step13_heads_and_neurons import SHARE
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
@@ -24,8 +27,8 @@ from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE)
-WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS)
+WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
@@ -163,7 +166,44 @@ def int4_weights():
     return f"{4 + 2 * 16 / min(GROUPS):g} bits a weight in groups of {min(GROUPS)}"
 
 
+def int8_per_channel():
+    """Scales of bfloat16, over all of GPT-2's matrices with a tied head."""
+    wide = GPT2.emb_dim
+    rows = GPT2.layers * (3 + 1 + 4 + 1) * wide + GPT2.vocab_size
+    weights = GPT2.layers * 12 * wide**2 + GPT2.vocab_size * wide
+    return f"those bits: {16 * rows / weights:.2f} a weight at GPT-2's width"
+
+
+def int4_in_groups():
+    return f"{4 + 2 * 16 / 32:g} bits a weight in groups of 32, {4 + 2 * 16 / 64:g} in groups of 64"
+
+
+def magnitude():
+    return f"{1 + (1 - SPARSITY) * 16:g} bits a weight instead of bfloat16's 16"
+
+
+def two_of_four():
+    return f"{16 / 2 + 2 / 2:g} bits a weight instead of 16"
+
+
+def heads_and_neurons():
+    """Of weights in matrices and positions of GPT-2 124M, whose head is the embedding."""
+    heads, neurons = GPT2.heads, 4 * GPT2.emb_dim
+    blocks = GPT2.layers * 12 * GPT2.emb_dim**2
+    others = (GPT2.vocab_size + GPT2.context) * GPT2.emb_dim
+    return (
+        f"{heads} to {SHARE * heads:g} heads and {neurons:,} to {SHARE * neurons:,.0f} neurons "
+        f"leave {SHARE:.3f} of the blocks",
+        f"to {(SHARE * blocks + others) / (blocks + others):.3f} of its weights",
+    )
+
+
 FIGURES = {
+    "ladders.compress.step04_int8_per_channel": int8_per_channel,
+    "ladders.compress.step05_int4_in_groups": int4_in_groups,
+    "ladders.compress.step12_magnitude": magnitude,
+    "ladders.compress.step13_heads_and_neurons": heads_and_neurons,
+    "ladders.compress.step16_two_of_four": two_of_four,
     "steps.step01_causal_mask": causal_mask,
     "steps.step02_tf32": tf32,
     "steps.step04_pinned_memory": pinned_memory,

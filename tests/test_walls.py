@@ -31,6 +31,10 @@ ARROWS = {
         *("common.engine", "common.report", "common.accelerator", "common.gpt"),
         "common.workloads.train",
     ),
+    "common.workloads.compress": (
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        *("common.workloads.train", "common.workloads.generate"),
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (
@@ -43,7 +47,7 @@ ARROWS = {
 }
 DOORS = {
     "steps": ("run", "doctor", "compare", "check", "campaign", "publish", "report", "diagnose"),
-    "ladders": ("forecast", "table", "track"),
+    "ladders": ("forecast", "table", "track", "sensitivity"),
     "common.gpt": ("generate",),
 }
 OF_WORKLOADS = re.compile(

@@ -14,6 +14,7 @@ import torch
 from common.engine.errors import UserError
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"I8": torch.int8, "U8": torch.uint8}
 MOST_HEADER = 100_000_000  # bytes, as the format's own readers have it
 # by GPT-2's name: ours, and whether Conv1D keeps it as (inputs, outputs)
 OUTSIDE = {
@@ -36,7 +37,7 @@ STORED_MASK = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")  # no parameter
 
 
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """A file's floating-point tensors. Raises ValueError where it is damaged."""
+    """A file's tensors of DTYPES. Raises ValueError where it is damaged."""
     content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
     if len(content) < 8:
         raise ValueError("it is shorter than its header")

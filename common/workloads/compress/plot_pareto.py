@@ -1,0 +1,117 @@
+"""Pictures: bytes against loss, bytes against speed, and what each matrix costs in each format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.engine.rungs import shown
+from common.report.canvas import (
+    BLUE,
+    GREY,
+    ORANGE,
+    PALE,
+    SMALL,
+    TEXT,
+    canvas,
+    frame_texts,
+    head,
+    look,
+    save,
+)
+from common.workloads.compress.metrics import MIB, describe
+from common.workloads.train.metrics import tok_per_s
+
+ROW = 0.24  # inches of a matrix
+LARGE = 1.0  # nats: worse models are drawn at the panel's upper end
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The places of points (bytes, loss) that no other one beats in both, the smallest first."""
+    order, found, least = sorted(range(len(points)), key=lambda n: points[n]), [], float("inf")
+    for place in order:
+        if points[place][1] < least:
+            found.append(place)
+            least = points[place][1]
+    return found
+
+
+def plot_pareto(records: list[dict], path: Path) -> None:
+    """Draw every rung by its bytes, over its loss and over its speed, to a PNG."""
+    save(pareto_figure(records), path)
+
+
+def pareto_figure(records: list[dict]):
+    latest = {r["rung"]: r for r in records if r["status"] == "ok" and r["series"] == "ladder"}
+    rungs = [latest[number] for number in sorted(latest)]
+    sizes = [r["measurement"]["file_bytes"] / MIB for r in rungs]
+    losses = [r["measurement"]["quality"]["delta"] for r in rungs]
+    speeds = [tok_per_s(r) for r in rungs]
+    figure, (left, right, keys) = canvas(4.2, (4, 4, 2.6))
+    draw(left, sizes, [min(loss, LARGE) for loss in losses], rungs)
+    ends = [[r["measurement"]["quality"][f"delta_{end}"] for r in rungs] for end in ("low", "high")]
+    if None not in ends[0]:
+        left.vlines(sizes, *(np.minimum(end, LARGE) for end in ends), PALE, zorder=0)
+    best = front([*zip(sizes, losses, strict=True)])
+    line = [[values[n] for n in best] for values in (sizes, [min(v, LARGE) for v in losses])]
+    left.plot(*line, color=ORANGE, linewidth=1, zorder=1)
+    head(left, "loss over float32's, nats, 95 % interval", 42)
+    draw(right, sizes, speeds, rungs)
+    head(right, "decoding, tok/s", 40)
+    for axes in (left, right):
+        axes.set_xlabel("file, MiB", fontsize=TEXT)
+        axes.set_xlim(0, 1.1 * max(sizes))
+    right.set_ylim(0, 1.1 * max(speeds))
+    keys.set_axis_off()
+    names = "\n".join(f"{shown(r['rung']):>2} {r['name']}" for r in rungs)
+    keys.text(0, 1, names, va="top", fontsize=SMALL, family="monospace", linespacing=1.5)
+    high = (
+        f"{shown(record['rung'])} ({loss:+.2f})"
+        for record, loss in zip(rungs, losses, strict=True)
+        if loss > LARGE
+    )
+    above = ", ".join(high)
+    said = f"Above {LARGE:g} nats, at the upper end: {above}" if above else ""
+    frame_texts(figure, title(rungs, sizes, losses), [said, describe(records)])
+    return figure
+
+
+def draw(axes, sizes: list[float], values: list[float], rungs: list[dict]) -> None:
+    axes.scatter(sizes, values, color=BLUE, s=14, zorder=2)
+    beside = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": SMALL, "color": GREY}
+    for size, value, record in zip(sizes, values, rungs, strict=True):
+        axes.annotate(shown(record["rung"]), (size, value), **beside)
+
+
+def title(rungs: list[dict], sizes: list[float], losses: list[float], most: float = 0.05) -> str:
+    """The smallest model that loses little."""
+    good = [n for n, loss in enumerate(losses) if loss <= most]
+    if not good or rungs[0]["rung"] > 0:
+        return "Bytes, loss, and speed"
+    best = min(good, key=lambda n: (sizes[n], losses[n]))
+    times = sizes[0] / sizes[best]
+    return f"{times:.1f} times smaller at {losses[best]:+.4f} nats: {rungs[best]['name']}"
+
+
+def plot_sensitivity(options: dict, about: str, path: Path) -> None:
+    """Draw what each matrix costs in each format, to a PNG. `options`: see sensitivity.Options."""
+    names, labels = list(options), list(next(iter(options.values())))
+    figure, (left, right) = canvas(
+        1.6 + ROW * len(names) * max(1, len(labels) / 2), (1, 1), sharey=True
+    )
+    height = 0.8 / len(labels)
+    for place, label in enumerate(labels):
+        rows = [row + place * height for row in range(len(names))]
+        sizes = [options[name][label][0] / MIB for name in names]
+        left.barh(
+            rows, [options[name][label][1] for name in names], height, label=label, **look(place)
+        )
+        right.barh(rows, sizes, height, **look(place))
+    left.set_yticks([row + 0.4 - height / 2 for row in range(len(names))], names)
+    left.invert_yaxis()
+    left.legend(frameon=False, fontsize=SMALL)
+    head(left, "change of the loss, nats, with that matrix only", 50)
+    head(right, "bytes, MiB", 30)
+    worst = max(names, key=lambda name: max(change for _, change in options[name].values()))
+    frame_texts(figure, f"The most sensitive: {worst}", [about])
+    save(figure, path)
