@@ -16,6 +16,7 @@ from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
+from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
@@ -24,6 +25,7 @@ from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
 from ladders.data import LADDER as DATA
+from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
 from steps import LADDER as STEPS
@@ -177,6 +179,20 @@ INFERENCE_TABLE = """
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
 """
+# What is trained is plain arithmetic; a width that groups of 32 do not divide is for the child to say.
+FINETUNE_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Full fine-tuning         .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Adapters                 .     .    .    .     .     .     .      .    .    .    .    .
+ 3 LoRA on query and value  .     .    .    .     .     .     .      .    .    .    .    .
+ 4 LoRA on all layers       .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Merged                   .     .    .    .     .     .     .      .    .    .    .    .
+ 6 Switching                .     .    .    .     .     .     .      .    .    .    .    .
+ 7 Prefix keys and values   .     .    .    .     .     .     .      .    .    .    .    .
+ 8 Prompt tuning            .     .    .    .     .     .     .      .    .    .    .    .
+ 9 DoRA                     .     .    .    .     .     .     .      .    .    .    .    .
+10 QLoRA                    .     .    .    .     .     .     .      .    .    .    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -194,6 +210,7 @@ TABLES = {
     "memory": (MEMORY, cells(MEMORY_TABLE)),
     "data": (DATA, cells(DATA_TABLE)),
     "inference": (INFERENCE, cells(INFERENCE_TABLE)),
+    "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
 }
 
 
@@ -219,6 +236,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = replace(auto(device)[1], batch_size=8)
     start = FedRecipe.of(start) if ladder is DATA else start
     start = GenerateRecipe() if ladder is INFERENCE else start
+    start = FinetuneRecipe() if ladder is FINETUNE else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -47,7 +47,7 @@ def add_finetune_options(parser: argparse.ArgumentParser, methods: Methods) -> N
 def finetuned(recipe: Recipe, options: argparse.Namespace, methods: Methods) -> Recipe:
     """The script's recipe with the method in it. Raises UserError where options do not fit."""
     if not options.finetune:
-        if given := [name for name in ONLY_WITH if getattr(options, name)]:
+        if given := [name for name in ONLY_WITH if getattr(options, name) not in (None, False)]:
             raise UserError(f"--{given[0]}: only with --finetune {'|'.join(methods)}")
         return recipe
     if options.weights is None:
@@ -59,9 +59,9 @@ def finetuned(recipe: Recipe, options: argparse.Namespace, methods: Methods) -> 
     own = methods[options.finetune](replace(own, rank=8 if options.rank is None else options.rank))
     if options.targets:
         own = replace(own, targets=tuple(options.targets.split(",")))
-    if options.save and own.trains != EVERYTHING and not options.merge:
-        if options.save.suffix != SUFFIX:
-            raise UserError(f"--save {options.save}: parts are saved as {SUFFIX}")
+    parts = own.trains != EVERYTHING and not options.merge
+    if parts and options.save and options.save.suffix != SUFFIX:
+        raise UserError(f"--save {options.save}: must end in {SUFFIX}, as what saves parts only")
     return own
 
 
