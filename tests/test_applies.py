@@ -179,7 +179,7 @@ INFERENCE_TABLE = """
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
 """
-# What is trained is plain arithmetic; a width that groups of 32 do not divide is for the child to say.
+# Plain arithmetic; of a width that groups of 32 do not divide the child tells (rung 10).
 FINETUNE_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
  1 Full fine-tuning         .     .    .    .     .     .     .      .    .    .    .    .

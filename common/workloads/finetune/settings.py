@@ -22,6 +22,9 @@ class Settings(session.Settings):
         """On each text, those of the warm-up counted in."""
         return (self.warmup + self.steps) // 2
 
+    def to_json(self) -> dict:
+        return super().to_json() | {"tasks": list(self.tasks)}  # as it comes back from a file
+
     @classmethod
     def from_json(cls, plain: dict) -> "Settings":
         own = {"shape": Shape(**plain["shape"]), "tasks": tuple(plain["tasks"])}

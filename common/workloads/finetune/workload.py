@@ -20,7 +20,7 @@ from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.finetune.session import FinetuneSession
 from common.workloads.finetune.settings import Settings
 from common.workloads.finetune.texts import TaskText, base_weights, task_texts
-from common.workloads.train.options import add_workload_options, chosen
+from common.workloads.train.options import MOST, add_model_options, chosen
 
 BASE_STEPS = {"tiny": 300, "cpu": 300}  # larger ones are left untrained
 UPDATES, UPDATES_ELSEWHERE = {"tiny": 40, "cpu": 40}, 100  # on each text
@@ -64,8 +64,9 @@ class Finetune(Workload):
     # -- before measuring --
 
     def options(self, parser: ArgumentParser) -> None:
-        add_workload_options(parser)
+        add_model_options(parser)
         add = parser.add_argument_group("finetuning").add_argument
+        add("--batch-size", type=whole(1, MOST), metavar="N", help="windows in an update")
         files = "texts to adapt to; default: docstrings and code of the standard library"
         add("--tasks", nargs=2, metavar="FILE", help=files)
         file = "a checkpoint of the scripts, or safetensors with GPT-2's names"
