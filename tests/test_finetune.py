@@ -23,7 +23,13 @@ from common.workloads.finetune import check as checking
 from common.workloads.finetune import session as sessions
 from common.workloads.finetune.build import begin_again, make_run
 from common.workloads.finetune.check import SHAPE, START, check, coarse_state, small_run
-from common.workloads.finetune.files import peft_name, read_parts, safetensors, save_parts
+from common.workloads.finetune.files import (
+    from_peft,
+    peft_name,
+    read_parts,
+    safetensors,
+    save_parts,
+)
 from common.workloads.finetune.parts import PARTS, install, load_parts, snapshot, trained
 from common.workloads.finetune.plot_reached import reached_figure, title
 from common.workloads.finetune.recipe import FinetuneRecipe
@@ -526,6 +532,21 @@ def test_names_are_those_of_peft():
     assert peft_name("prompt") == "prompt"
 
 
+def test_parts_of_gpt2_s_own_layers_are_read():
+    """Its query, key, and value are one layer: W + B A of all three together."""
+    fused = {"lora_A": torch.randn(2, 8), "lora_B": torch.randn(24, 2)}
+    other = {"lora_A": torch.randn(2, 32), "lora_B": torch.randn(8, 2)}
+    layer = "base_model.model.transformer.h.3"
+    file = {f"{layer}.attn.c_attn.{name}.weight": tensor for name, tensor in fused.items()}
+    file |= {f"{layer}.mlp.c_proj.{name}.weight": tensor for name, tensor in other.items()}
+    found = from_peft(file)
+    names = [f"blocks.3.attention.{name}" for name in ("W_query", "W_key", "W_value")]
+    whole = torch.cat([found[f"{n}.lora_B"] @ found[f"{n}.lora_A"] for n in names])
+    assert torch.allclose(whole, fused["lora_B"] @ fused["lora_A"])
+    assert torch.equal(found["blocks.3.feed_forward.contract.lora_B"], other["lora_B"])
+    assert len(found) == 8
+
+
 @pytest.mark.parametrize("number", (2, 3, 4, 7, 8, 9, 10))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16))
 def test_parts_come_back_from_a_file(number, dtype, tmp_path):
@@ -644,11 +665,12 @@ def climbed(tmp_path_factory, texts):
     shape = ("--layers", "1", "--emb-dim", "32", "--context", "32", "--base-steps", "0")
     line = ("--ladder", "finetune", "--preset", "tiny", "--device", "cpu", *shape, "--only", "0,4")
     more = ("--tasks", *texts, "--updates", "4", "--rounds", "1", "--json", "--out", str(out))
-    return out, run(*SHORT_RUN, *line, *more, OMP_NUM_THREADS="1")
+    command = (*SHORT_RUN, *line, *more)
+    return out, run(*command, OMP_NUM_THREADS="1"), command
 
 
 def test_the_command_measures_and_keeps_what_was_tried(climbed):
-    out, done = climbed
+    out, done, _ = climbed
     assert done.returncode == 0, done.stderr + done.stdout
     found = last_json(done)
     assert (found["ok"], found["failed"]) == (2, 0)
@@ -659,12 +681,14 @@ def test_the_command_measures_and_keeps_what_was_tried(climbed):
     best = max(lora["candidates"], key=lora["candidates"].get)
     assert lora["recipe"]["learning_rate"] == float(best)
     assert lora["measurement"]["seed"] == 1
+    again = run(*climbed[2], "--resume", OMP_NUM_THREADS="1")
+    assert "2 of 2 measurements are kept" in again.stdout, again.stderr
     assert (out / "reached.png").exists()
     assert "parts, 4,608 parameters moved" in lora["measurement"]["in_effect"]["4"]
 
 
 def test_the_picture_says_how_near_the_fewest_come(climbed):
-    out, _ = climbed
+    out, *_ = climbed
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert title([]) == "Loss over trained parameters"
     whole = copy.deepcopy(records[-1])

@@ -6,6 +6,7 @@ Source: huggingface/safetensors, README (format); huggingface/peft, src/peft/uti
 """
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -14,11 +15,12 @@ from common.engine.errors import UserError
 from common.engine.records import is_file, write_atomically
 from common.gpt.weights import in_short
 from common.workloads.finetune.parts import State
-from common.workloads.generate.published import DTYPES, read_safetensors
+from common.workloads.generate.published import DTYPES, FUSED, INSIDE, PARTS, read_safetensors
 
 PEFT = "base_model.model."
 MATRICES = (".lora_A", ".lora_B")  # that peft has as layers, each with a weight
 CONFIG = "adapter_config.json"
+IN_GPT2 = re.compile(r"transformer\.h\.(\d+)\.(.+)\.(lora_[AB])")
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -34,13 +36,31 @@ def peft_name(name: str) -> str:
 
 
 def from_peft(task: State) -> State:
-    """The inverse of `to_peft`."""
+    """The inverse of `to_peft`; layers may also have GPT-2's published names."""
     found = {}
     for name, tensor in task.items():
         bare = name.removeprefix(PEFT)
         short = bare.removesuffix(".weight")
-        found[short if short.endswith(MATRICES) else bare] = tensor
+        found |= of_published(short if short.endswith(MATRICES) else bare, tensor)
     return found
+
+
+def of_published(name: str, tensor: torch.Tensor) -> State:
+    """What a part of GPT-2's own layers is here, where query, key, and value are three layers.
+
+    They share one A; the rows of B are theirs, one after the other.
+    """
+    inside = IN_GPT2.fullmatch(name)
+    if inside is None:
+        return {name: tensor}
+    layer, own, matrix = inside.groups()
+    if own == FUSED:
+        rows = tensor.chunk(3) if matrix == "lora_B" else (tensor,) * 3
+        names = (f"blocks.{layer}.attention.{part}.{matrix}" for part in PARTS)
+        return dict(zip(names, rows, strict=True))
+    return (
+        {f"blocks.{layer}.{INSIDE[own][0]}.{matrix}": tensor} if own in INSIDE else {name: tensor}
+    )
 
 
 def safetensors(tensors: State, told: dict[str, str]) -> bytes:
