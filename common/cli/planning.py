@@ -82,7 +82,8 @@ def list_rungs(ladder: Ladder) -> None:
     print(f" 0  {ladder.title(0)}")
     for rung in ladder.rungs:
         branch = f" (on {rung.base})" if rung.base != rung.number - 1 else ""
-        changes = ", ".join(rung.changes) + branch
+        changes = textwrap.shorten(", ".join(rung.changes), 30 - len(branch), placeholder=" …")
+        changes += branch
         print(f"{rung.number:>2}  {rung.title:<27} {changes:<30} {rung.numerics.value}")
     print(textwrap.fill(ladder.note, 80))
 
