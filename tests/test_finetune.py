@@ -182,6 +182,11 @@ class MergesUnscaled(LoRA):
         torch.addmm(self.weight, self.lora_B, self.lora_A, out=weight)
 
 
+class ForgetsTheZero(QLoRA):
+    def base_weight(self):
+        return super().base_weight() + 0.01
+
+
 class SeesTheFuture(PrefixAttention):
     def attend(self, query, key, value):
         before = [self.split_heads(p[None]) for p in (self.prefix_key, self.prefix_value)]
@@ -211,6 +216,7 @@ class LeavesOne(LoRA):
         (4, "part", LeavesOne, "parts stay as they began: blocks.0.attention.W_query.unused"),
         (5, "part", MergesUnscaled, "merged weights answer otherwise"),
         (6, "part", MergesUnscaled, "merged weights answer otherwise"),
+        (10, "part", ForgetsTheZero, "is kept to"),
         (7, "attention", SeesTheFuture, "at its start the logits are off"),
     ],
 )

@@ -29,6 +29,7 @@ from common.workloads.train.build import seed_parameters, train_step
 SHAPE = Shape(layers=2, heads=4, emb_dim=64, context=32, vocab_size=211)
 WINDOWS, TOKENS = 2, 16
 START = 1e-12  # relative, of logits in float64; the right ones showed 1e-15 and less
+ROUNDED = 0.1  # of a frozen matrix in fewer bits, relative; 4 in groups of 32 showed 0.06
 SLOPE = 1e-5  # relative, of a slope by differences
 STEP = 1e-4  # to each side along a line of length 1
 # of a layer's outputs, merged against beside: relative, by format
@@ -115,13 +116,19 @@ def start_error(recipe: FinetuneRecipe, device: torch.device) -> float:
 
 
 def base_as_kept(run: Tuned) -> GPT:
-    """The base itself, with its weights as the parts keep them: rounded, where they are."""
+    """The base itself, with its weights as the parts keep them: rounded, where they are.
+
+    Raises NotEquivalent where they are kept worse than 4 bits can.
+    """
     base = GPT(SHAPE, FinetuneRecipe(), SHAPE.vocab_size)
     base.load_state_dict(coarse_state())
     base.double()
     for name, module in run.model.named_modules():
         if isinstance(module, Mergeable):
-            base.get_submodule(name).weight.copy_(module.base_weight())
+            weight = base.get_submodule(name).weight
+            if (error := apart(module.base_weight(), weight.to(run.device))) > ROUNDED:
+                raise NotEquivalent(f"the base's {name} is kept to {error:.1e} only")
+            weight.copy_(module.base_weight())
     return base
 
 
