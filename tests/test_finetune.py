@@ -172,8 +172,9 @@ class HalfDetached(LoRA):
 
 class MovesTheBase(LoRA):
     def forward(self, x):
-        with torch.no_grad():
-            self.weight.mul_(1.001)
+        if torch.is_grad_enabled():
+            with torch.no_grad():
+                self.weight.mul_(1.001)
         return super().forward(x)
 
 
@@ -209,8 +210,8 @@ class LeavesOne(LoRA):
     ("number", "field", "fault", "words"),
     [
         (4, "part", BeginsElsewhere, "at its start the logits are off"),
-        (4, "part", Forgets, "parts stay as they began"),
-        (4, "part", Detached, "parts stay as they began"),
+        (4, "part", Forgets, "does not depend on any of 24 trained parts"),
+        (4, "part", Detached, "does not depend on any of 24 trained parts"),
         (4, "part", HalfDetached, "off the loss's slope"),
         (4, "part", MovesTheBase, "frozen have changed"),
         (4, "part", LeavesOne, "parts stay as they began: blocks.0.attention.W_query.unused"),
@@ -235,7 +236,7 @@ class Reentrant(Block):
 @pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 def test_a_checkpointing_that_leaves_every_b_at_zero_is_refused(monkeypatch):
     monkeypatch.setattr(checking, "MadeAgain", Reentrant)
-    with pytest.raises((NotEquivalent, RuntimeError), match="stay as they began|require grad"):
+    with pytest.raises(NotEquivalent, match="does not depend on any of 24 trained parts"):
         checked(4)
 
 

@@ -157,6 +157,8 @@ def trains_as_declared(recipe: FinetuneRecipe, device: torch.device) -> float:
     run = small_run(recipe, device)
     windows = made_up_ids(WINDOWS, TOKENS + 1).to(device)
     inputs, targets = windows[:, :-1], windows[:, 1:]
+    if not run.objective(inputs, targets).requires_grad:
+        raise NotEquivalent(f"the loss does not depend on any of {len(run.start)} trained parts")
     for _ in range(UPDATES):
         train_step(run, inputs, targets)
     run.refuse_unmoved()
