@@ -47,7 +47,8 @@ def add_finetune_options(parser: argparse.ArgumentParser, methods: Methods) -> N
 def finetuned(recipe: Recipe, options: argparse.Namespace, methods: Methods) -> Recipe:
     """The script's recipe with the method in it. Raises UserError where options do not fit."""
     if not options.finetune:
-        if given := [name for name in ONLY_WITH if getattr(options, name) not in (None, False)]:
+        given = {name: getattr(options, name) for name in ONLY_WITH}
+        if given := [k for k, value in given.items() if value is not None and value is not False]:
             raise UserError(f"--{given[0]}: only with --finetune {'|'.join(methods)}")
         return recipe
     if options.weights is None:

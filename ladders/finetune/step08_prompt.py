@@ -19,8 +19,9 @@ from common.engine.contract import Numerics
 from common.workloads.finetune.build import Tuned, counted_parts
 from common.workloads.finetune.parts import PARTS, Adapted
 from common.workloads.finetune.recipe import FinetuneRecipe, at_rates
+from steps.step01_causal_mask import MaskOnTheFly
 
-CHANGES = ("trains", "model", "learning_rate")
+CHANGES = ("trains", "model", "mask", "learning_rate")
 NUMERICS = Numerics.DIFFERENT_WORK
 BASE = 1
 PROMPT = 20  # P, vectors
@@ -57,7 +58,8 @@ def in_effect(run: Tuned) -> str:
 
 
 def apply(recipe: FinetuneRecipe) -> FinetuneRecipe:
-    return replace(recipe, trains=PARTS, model=Prompted, learning_rate=RATES[1])
+    own = {"model": Prompted, "mask": MaskOnTheFly, "learning_rate": RATES[1]}  # P + T wide
+    return replace(recipe, trains=PARTS, **own)
 
 
 def candidates(device, recipe: FinetuneRecipe) -> dict[str, FinetuneRecipe]:
