@@ -285,6 +285,13 @@ def test_a_wrong_swap_is_refused(fault, words):
         checking.merged_errors(recipe_at(4, serving=fault), CPU)
 
 
+@pytest.mark.parametrize("number", (3, 9, 10))
+@pytest.mark.parametrize("serving", (Merged, MergedOverBase))
+def test_all_that_comes_to_a_matrix_can_be_merged(number, serving):
+    found = checking.merged_errors(recipe_at(number, serving=serving), CPU)
+    assert 0 < found["float64"] < found["float32"] < found["bfloat16"]
+
+
 def test_a_rung_that_only_serves_may_not_train_otherwise():
     with pytest.raises(NotEquivalent, match="it trains otherwise"):
         checked(5, recipe_at(5, learning_rate=0.5))
