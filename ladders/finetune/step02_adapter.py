@@ -26,7 +26,7 @@ NUMERICS = Numerics.DIFFERENT_WORK
 BASE = 1
 BEHIND = ("out_proj", "contract")  # the last layers of attention and of the feed-forward
 NARROWING = 12  # 64 columns of 768
-RATES = (1e-3, 3e-3, 1e-2)
+RATES = (3e-3, 1e-2, 3e-2)
 
 
 class Adapter(Part):

@@ -27,7 +27,7 @@ CHANGES = ("trains", "attention", "model", "learning_rate")
 NUMERICS = Numerics.DIFFERENT_WORK
 BASE = 1
 PREFIX = 20  # P, tokens
-RATES = (3e-3, 1e-2, 3e-2)
+RATES = (1e-2, 3e-2, 1e-1)
 
 
 class PrefixAttention(FastAttention):

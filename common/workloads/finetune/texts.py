@@ -14,7 +14,7 @@ from common.workloads.batches.documents import read_documents
 from common.workloads.generate.base import Weights, weights_for
 from common.workloads.generate.settings import Settings as BaseSettings
 
-HELD_OUT = 16  # windows at most, that a loss is the mean of
+HELD_OUT = 8  # windows at most, that a loss is the mean of
 PACKAGE = "asyncio"  # of the standard library, whose code is the second text
 
 

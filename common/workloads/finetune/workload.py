@@ -23,8 +23,8 @@ from common.workloads.finetune.texts import TaskText, base_weights, task_texts
 from common.workloads.train.options import MOST, add_model_options, chosen
 
 BASE_STEPS = {"tiny": 300, "cpu": 300}  # larger ones are left untrained
-UPDATES, UPDATES_ELSEWHERE = {"tiny": 40, "cpu": 40}, 100  # on each text
-SEEDS = {"tiny": 2, "cpu": 2}
+UPDATES, UPDATES_ELSEWHERE = {"tiny": 12, "cpu": 16}, 100  # on each text
+SEEDS, SEEDS_ELSEWHERE = {"tiny": 1, "cpu": 2}, 3
 WARMUP = 2  # updates, before the clock starts: they train as well
 
 
@@ -73,7 +73,7 @@ class Finetune(Workload):
         add("--weights", metavar="FILE", help=f"{file}; default: a base model, trained here")
         trained = "steps that the base model is trained for; 0: untrained; default: 300, gpt2 0"
         add("--base-steps", type=whole(0), metavar="N", help=trained)
-        many = "updates on each text; default: 40, gpt2 100"
+        many = "updates on each text; default: tiny 12, cpu 16, else 100"
         add("--updates", type=whole(WARMUP + 1, 1_000_000), metavar="N", help=many)
         add("--rank", type=whole(0), default=8, metavar="R", help="of LoRA's products; default: 8")
 
@@ -111,7 +111,7 @@ class Finetune(Workload):
             settings=settings,
             preset=work.preset,
             about=about,
-            rounds=SEEDS.get(work.preset, 3),
+            rounds=SEEDS.get(work.preset, SEEDS_ELSEWHERE),
         )
 
     @staticmethod
