@@ -4,6 +4,7 @@ import torch
 
 from common.scripts.script import main
 from common.workloads.train.recipe import LARGEST, Recipe
+from ladders.finetune import METHODS
 from steps.step01_causal_mask import MaskOnTheFly
 from steps.step06_native_layers import NativeGELU
 from steps.step07_flash_attention import FlashAttention
@@ -23,4 +24,4 @@ RECIPE = Recipe(
 )
 
 if __name__ == "__main__":
-    main(RECIPE, __doc__)
+    main(RECIPE, __doc__, methods=METHODS)

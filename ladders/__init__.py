@@ -14,6 +14,7 @@ LADDERS = {
     "data": "ladders.data",
     "inference": "ladders.inference",
     "compress": "ladders.compress",
+    "finetune": "ladders.finetune",
 }
 
 

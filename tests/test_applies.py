@@ -17,6 +17,7 @@ from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
 from common.workloads.compress.recipe import CompressRecipe
+from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
@@ -26,6 +27,7 @@ from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
 from ladders.compress import LADDER as COMPRESS
 from ladders.data import LADDER as DATA
+from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
 from steps import LADDER as STEPS
@@ -208,6 +210,20 @@ COMPRESS_TABLE = """
 15 Lottery ticket           .     .    .    .     .     .     .      .    .    .    .    .
 16 2:4 sparsity             H     H    H    .     .     .     H      H    H    H    H    H
 """
+# Plain arithmetic; of a width that groups of 32 do not divide the child tells (rung 10).
+FINETUNE_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Full fine-tuning         .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Adapters                 .     .    .    .     .     .     .      .    .    .    .    .
+ 3 LoRA on query and value  .     .    .    .     .     .     .      .    .    .    .    .
+ 4 LoRA on all layers       .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Merged                   .     .    .    .     .     .     .      .    .    .    .    .
+ 6 Switching                .     .    .    .     .     .     .      .    .    .    .    .
+ 7 Prefix keys and values   .     .    .    .     .     .     .      .    .    .    .    .
+ 8 Prompt tuning            .     .    .    .     .     .     .      .    .    .    .    .
+ 9 DoRA                     .     .    .    .     .     .     .      .    .    .    .    .
+10 QLoRA                    .     .    .    .     .     .     .      .    .    .    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -226,6 +242,7 @@ TABLES = {
     "data": (DATA, cells(DATA_TABLE)),
     "inference": (INFERENCE, cells(INFERENCE_TABLE)),
     "compress": (COMPRESS, cells(COMPRESS_TABLE)),
+    "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
 }
 
 
@@ -252,6 +269,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = FedRecipe.of(start) if ladder is DATA else start
     start = GenerateRecipe() if ladder is INFERENCE else start
     start = CompressRecipe() if ladder is COMPRESS else start
+    start = FinetuneRecipe() if ladder is FINETUNE else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -236,8 +236,10 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
     torchs = {"torch's, 256 tokens"} if hasattr(F, "linear_cross_entropy") else set()
     assert set(tried) == sizes | torchs | {"whole logits"}
     assert max(tried, key=tried.get) == "256 tokens"
-    assert best({"a": None, "b": 98.0, "c": 100.0, "d": 90.0}) == "b"  # too near to prefer c
-    assert best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}) == "d"
+    assert (
+        best({"a": None, "b": 98.0, "c": 100.0, "d": 90.0}, TRAINING) == "b"
+    )  # too near to prefer c
+    assert best({"a": 90.0, "b": 96.0, "c": None, "d": 100.0}, TRAINING) == "d"
     assert records[0]["recipe"]["loss_rows"] == 256
     assert "whole logits" in records[0]["note"]
     first = len(jobs)

@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 from common.gpt.model import GELU, LayerNorm, StoredMask
 from common.gpt.shape import Shape
+from common.workloads.finetune.parts import install, trained
+from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.caches import Cache
 from common.workloads.train.adamw8 import BLOCK
 from common.workloads.train.build import build, padded_vocab_size
@@ -21,14 +23,15 @@ from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE
 from ladders.data import LADDER as DATA
+from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
 from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS)
-WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE)
+WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
@@ -198,6 +201,14 @@ def heads_and_neurons():
     )
 
 
+def trained_parameters(number: int) -> int:
+    recipe = FINETUNE.compose(FinetuneRecipe(), FINETUNE.chain(number))
+    with torch.device("meta"):
+        model = recipe.model(GPT2, recipe, GPT2.vocab_size)
+        install(model, recipe)
+    return sum(parameter.numel() for parameter in trained(model).values())
+
+
 FIGURES = {
     "ladders.compress.step04_int8_per_channel": int8_per_channel,
     "ladders.compress.step05_int4_in_groups": int4_in_groups,
@@ -212,6 +223,13 @@ FIGURES = {
     "steps.step09_vocab_padding": vocab_padding,
     "ladders.beyond.step03_chunked_head": chunked_head,
     "ladders.beyond.step11_float8": float8,
+    "ladders.finetune.step02_adapter": lambda: (
+        f"{trained_parameters(2):,} for GPT-2 124M at r = 64"
+    ),
+    "ladders.finetune.step03_lora_query_value": lambda: f"{trained_parameters(3):,} of GPT-2's",
+    "ladders.finetune.step04_lora_everywhere": lambda: f"{trained_parameters(4):,} parameters",
+    "ladders.finetune.step07_prefix": lambda: f"2 L P C parameters: {trained_parameters(7):,}",
+    "ladders.finetune.step08_prompt": lambda: f"P C parameters: {trained_parameters(8):,}",
     "ladders.inference.step01_kv_cache": kv_cache,
     "ladders.inference.step07_int4_weights": int4_weights,
     "ladders.inference.step10_multi_query": multi_query,

@@ -35,6 +35,10 @@ ARROWS = {
         *("common.engine", "common.report", "common.accelerator", "common.gpt"),
         *("common.workloads.train", "common.workloads.generate"),
     ),
+    "common.workloads.finetune": (
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        *("common.workloads.train", "common.workloads.batches", "common.workloads.generate"),
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

@@ -203,7 +203,7 @@ class Climb:
         if self.workload.is_open(combination.recipe):
             self.closed[tuple(combination.applied)] = found.recipe
         if found.tried:
-            self.stack.chosen[number] = best(found.tried)
+            self.stack.chosen[number] = best(found.tried, self.workload)
         combination.recipe, combination.note = found.recipe, found.note
         combination.candidates, combination.refused = found.tried, found.refused
         combination.settled = True

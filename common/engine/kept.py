@@ -64,7 +64,7 @@ def recalled(record: dict, stack: Stack, workload: Workload) -> Combination | No
     if record["status"] == "ok":
         before = dict(stack.chosen)
         if any(tried.values()):
-            stack.chosen[number] = best(tried)
+            stack.chosen[number] = best(tried, workload)
         recipe = same_recipe(record, stack, workload)
         if recipe is None:
             stack.chosen = before

@@ -11,13 +11,11 @@ from typing import Any
 
 from common.engine.contract import IN_WORDS
 from common.engine.job import Against, Job
-from common.engine.metric import EXACT, LOWER, Metric
+from common.engine.metric import LOWER, ROUNDS, Metric
 from common.engine.plan import Plan
 from common.engine.process import Outcome
 from common.engine.session import Settings
 from common.engine.workload import Workload
-
-CLOSE = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +76,12 @@ def settle(recipe, candidates: dict[str, Any], trials: Trials, plan: Plan) -> Se
         closed = {
             label: workload.closed_as(found, plan.baseline) for label, found in candidates.items()
         }
-        timed = workload.headline.noise != EXACT
+        timed = workload.headline.noise == ROUNDS
         tried, failed = race(closed, trials, twice=timed and plan.device.type == "cpu")
         refused = {label: outcome.told() for label, outcome in failed.items()}
         if not any(tried.values()):
             raise none_passed(failed, trials, tried, refused)
-        recipe = candidates[best(tried)]
+        recipe = candidates[best(tried, workload)]
         notes.append(in_words(tried, failed, workload.headline))
     if workload.is_open(recipe):
         recipe, note = workload.close(recipe, plan, trials)
@@ -96,7 +94,7 @@ def race(
 ) -> tuple[dict[str, float | None], dict[str, Outcome]]:
     """Rates of those that passed the rung's probe and the equivalence check, and the others.
 
-    `twice`, for CPUs, unless the headline is counted: the second time in the opposite order, and
+    `twice`, for CPUs, if the headline is timed: the second time in the opposite order, and
     the better rate counts: what else the machine does makes a window slower, never faster. An
     accelerator has no neighbours, and a process there compiles for half a minute: once. Who has
     passed is not checked again, and who is out, unless for a disturbance, is not tried again.
@@ -116,9 +114,9 @@ def race(
     return tried, out
 
 
-def best(tried: dict[str, float | None]) -> str:
+def best(tried: dict[str, float | None], workload: Workload) -> str:
     """The label of the highest rate, None: not measured; of those near it, the one named first."""
-    enough = (1 - CLOSE) * max(rate or 0.0 for rate in tried.values())
+    enough = (1 - workload.near) * max(rate or 0.0 for rate in tried.values())
     return next(label for label, rate in tried.items() if (rate or 0.0) >= enough)
 
 

@@ -62,6 +62,9 @@ def check_outputs(options: argparse.Namespace) -> None:
     taken = {Path(options.text).resolve(): "--text"} if options.text else {}
     if options.load and options.load != options.save:
         taken[options.load.resolve()] = "--load"
+    for name in ("weights", "parts"):
+        if path := getattr(options, name, None):
+            taken[path.resolve()] = f"--{name}"
     for option, path in files.items():
         other = taken.setdefault(path.resolve(), option)
         if other != option:

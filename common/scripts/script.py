@@ -9,6 +9,7 @@ from common.accelerator.compiler import missing_compiler, with_compile_cache
 from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
+from common.scripts.finetuner import Finetuner, Methods, add_finetune_options, finetuned
 from common.scripts.outputs import outputs
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
@@ -37,25 +38,37 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(recipe: Recipe, description: str, processes=Single()) -> None:  # noqa: B008
+def main(
+    recipe: Recipe,
+    description: str,
+    processes=Single(),  # noqa: B008
+    methods: Methods | None = None,
+) -> None:
     """Train by the recipe, as the command line says.
 
-    `processes` knows how to join the processes that train together: see distributed.py.
+    `processes` knows how to join the processes that train together: see distributed.py. `methods`
+    are those of finetuning that --finetune offers.
     """
     with with_compile_cache(), exit_on_user_error():
         parser = make_parser(description)
         processes.add_options(parser)
+        if methods:
+            add_finetune_options(parser, methods)
         options = parser.parse_args()
         device_type = pick_type(options.device)
         device = describe_in_child(device_type)
         work = chosen(options, device)
         recipe = for_workload(recipe, work, options)
+        trainer = Trainer
+        if methods:
+            recipe = finetuned(recipe, options, methods)
+            trainer = Finetuner if options.finetune else Trainer
         if recipe.compile and (reason := missing_compiler(device)):
             print(f"training without torch.compile: {reason}", file=sys.stderr)
             recipe = replace(recipe, compile=False)
         with processes.join(device_type, options) as world, outputs(options, world):
             try:
-                Trainer(recipe, work, options, device, world).train()
+                trainer(recipe, work, options, device, world).train()
             except Exception as error:
                 if not out_of_memory(error):
                     raise
@@ -80,6 +93,6 @@ def smallest(recipe: Recipe, work: Chosen, device_type: str) -> str:
 
 def for_workload(recipe: Recipe, work: Chosen, options: argparse.Namespace) -> Recipe:
     """The script's recipe with the workload's dropout, and its batch unless it is to be found."""
-    if options.batch_size or not TRAINING.is_open(recipe):
+    if options.batch_size or getattr(options, "finetune", None) or not TRAINING.is_open(recipe):
         recipe = replace(recipe, batch_size=work.recipe.batch_size)
     return replace(recipe, dropout=work.recipe.dropout)

@@ -27,7 +27,7 @@ from common.scripts.position import Found, Position, converted, identity_of, unl
 from common.scripts.waits import Waits
 from common.scripts.world import World
 from common.workloads.train.batches import make_loader, to_device
-from common.workloads.train.build import build, evaluate, seed_dropout, train_step
+from common.workloads.train.build import Run, build, evaluate, seed_dropout, train_step
 from common.workloads.train.largest_batch import SearchFailed, find_largest
 from common.workloads.train.options import Chosen
 from common.workloads.train.recipe import Recipe
@@ -87,7 +87,8 @@ class Trainer:
             self.checkpoints = Checkpoints(options.checkpoint, world, identity, self.say)
             found = self.checkpoints.find()
         recipe = replace(recipe, batch_size=self.batch_for(recipe, len(train), found))
-        self.run = build(recipe, work.shape, self.device, world.wrap)
+        self.train_windows = train
+        self.run = self.make_run(recipe)
         if options.load and not found:
             weights.load(self.run.inner, options.load)
         seed_dropout(world.rank)
@@ -102,6 +103,9 @@ class Trainer:
         self.history: list[tuple[int, float, float]] = []  # (step, train loss, validation loss)
         if found:
             self.go_on_from(found)
+
+    def make_run(self, recipe: Recipe) -> Run:
+        return build(recipe, self.work.shape, self.device, self.world.wrap)
 
     def greet(self) -> None:
         self.say(f"PyTorch version: {torch.__version__}\nUsing {self.device.type}")
