@@ -13,6 +13,7 @@ LADDERS = {
     "memory": "ladders.memory",
     "data": "ladders.data",
     "inference": "ladders.inference",
+    "convergence": "ladders.convergence",
 }
 
 

@@ -16,6 +16,7 @@ from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
+from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
@@ -23,6 +24,7 @@ from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
+from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
@@ -177,6 +179,17 @@ INFERENCE_TABLE = """
  7 int4 weights in groups   D     D    D    .     .     .     .      D    E    E    .    D
  8 Compiled step            e     .    .    .     .     .     .      .    .    f    .    .
 """
+CONVERGENCE_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Linear warm-up           .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Cosine decay             .     .    .    .     .     .     .      .    .    .    .    .
+ 3 OneCycle                 .     .    .    .     .     .     .      .    .    .    .    .
+ 4 Larger batch             .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Gradient clipping        .     .    .    .     .     .     .      .    .    .    .    .
+ 6 bfloat16 autocast        c     c    c    .     .     .     .      c    .    .    .    c
+ 7 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
+ 8 Muon                     .     .    .    .     .     .     .      .    .    .    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -194,6 +207,7 @@ TABLES = {
     "memory": (MEMORY, cells(MEMORY_TABLE)),
     "data": (DATA, cells(DATA_TABLE)),
     "inference": (INFERENCE, cells(INFERENCE_TABLE)),
+    "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
 }
 
 
@@ -219,6 +233,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = replace(auto(device)[1], batch_size=8)
     start = FedRecipe.of(start) if ladder is DATA else start
     start = GenerateRecipe() if ladder is INFERENCE else start
+    start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -17,6 +17,7 @@ from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
+from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
@@ -24,8 +25,8 @@ from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE)
-WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, CONVERGENCE)
+WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, CONVERGENCE)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()

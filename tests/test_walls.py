@@ -30,6 +30,10 @@ ARROWS = {
     "common.workloads.generate": (
         *("common.engine", "common.accelerator", "common.gpt", "common.workloads.train"),
     ),
+    "common.workloads.convergence": (
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        "common.workloads.train",
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

@@ -45,9 +45,14 @@ def in_words(value, verdict) -> str:
 
 
 def spread(row: dict, name: str) -> str:
-    """Half the width of a metric's interval, in per cent of its value; empty if unknown."""
+    """Half the width of a metric's interval, in per cent of its value; empty if unknown.
+
+    Where it has no upper end, that.
+    """
     if pd.isna(row[f"{name}_low"]):
         return ""
+    if math.isinf(row[f"{name}_high"]):
+        return "to inf"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     share = 100 * half / row[name]
     return f"±{share:.0f}%" if share >= 1 else f"±{share:.1f}%"

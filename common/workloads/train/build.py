@@ -1,6 +1,7 @@
 """From a recipe and a shape to a model and an optimizer that are ready to train."""
 
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from common.workloads.train.update import InBackward, Update
 
 SEED = 123
 SEED_STRIDE = 1_000_003  # more than there are replicas
+IN_BLOCK = re.compile(r"(^|\.)blocks\.")  # a parameter's name
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ def build(
     update = Update(recipe, device)
     kind = partial(InBackward, recipe.optimizer) if recipe.in_backward else recipe.optimizer
     optimizer = kind(
-        parameter_groups(model),
+        parameter_groups(model, recipe.matrices_apart),
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
@@ -92,15 +94,21 @@ def seed_dropout(replica: int, steps: int = 0) -> None:
     torch.manual_seed(SEED + replica + steps * SEED_STRIDE)
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
+def parameter_groups(model: nn.Module, matrices_apart: bool = False) -> list[dict]:
     """One group of all parameters; one for each device mesh where they are sharded over several.
 
-    A fused optimizer cannot update tensors of different meshes in one call.
+    A fused optimizer cannot update tensors of different meshes in one call. `matrices_apart`: the
+    blocks' weight matrices, not those of the embeddings and the head, are in groups that say so.
     """
     groups: dict = {}
-    for parameter in model.parameters():
-        groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
-    return [{"params": parameters} for parameters in groups.values()]
+    for name, parameter in model.named_parameters():
+        hidden = matrices_apart and parameter.ndim == 2 and IN_BLOCK.search(name) is not None
+        key = getattr(parameter, "device_mesh", None), hidden
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters} | ({"matrices": True} if hidden else {})
+        for (_, hidden), parameters in groups.items()
+    ]
 
 
 def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:

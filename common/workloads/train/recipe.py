@@ -57,6 +57,7 @@ class Recipe:
     warmup: int | float = 0  # updates of its rise; a float: their share of all
     weight_decay: float = 0.1  # AdamW, on all parameters
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
+    matrices_apart: bool = False  # the blocks' are in a parameter group of their own
     keep_gradients: bool = False  # between updates, as zeros
     accumulation: int = 1  # parts of a batch, one after the other, whose gradients add up
     autocast: torch.dtype | None = None  # of products and what torch.autocast converts for them

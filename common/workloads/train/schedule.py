@@ -62,7 +62,9 @@ class OneCycle(Schedule):
         top = self.warmup - 1  # the update with the peak; the last is updates - 1
         if done <= top:
             return between(self.START, 1.0, done / top if top else 1.0)
-        return between(1.0, self.END, min(1.0, (done - top) / (self.updates - 1 - top)))
+        if done >= self.updates:
+            return self.END
+        return between(1.0, self.END, (done - top) / (self.updates - 1 - top))
 
 
 def between(begin: float, end: float, share: float) -> float:
