@@ -3,7 +3,7 @@
 import math
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -34,7 +34,7 @@ BATCH = {"tiny": 4, "cpu": 8}  # windows in an update, by preset
 SEEDS = {"tiny": 5}  # rounds, by preset
 SEEDS_ELSEWHERE = 12  # a gain of two standard deviations is told in 9 of 10 runs: tests/seeds.py
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # the same for every rung
-LEAST_UPDATES = 48  # two from one evaluation to the next
+LEAST_UPDATES = 24  # one from one evaluation to the next
 LARGEST_PART = 4  # of rungs: a larger batch's updates are as many times fewer
 
 
@@ -81,7 +81,7 @@ class Convergence(Training):
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
         given = {k: v for k, v in vars(options).items() if v is not None}
-        own = {name: given[name] for name in vars(work.shape) if name in given}
+        own = {name: given[name] for name in asdict(work.shape) if name in given}
         shape = replace(SHAPES.get(work.preset, work.shape), vocab_size=256, **own)
         if options.rounds == 1:
             raise UserError(
