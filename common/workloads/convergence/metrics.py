@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from common.engine.gains import Gains
 from common.engine.metric import BRIEF, CSV, LOWER, PAGE, SEEDS, Metric
+from common.engine.plan import LADDER
 from common.engine.rungs import shown
 from common.engine.stats import is_open
 from common.workloads.train import metrics
@@ -87,11 +88,11 @@ def seconds_text(records: list[dict]) -> str:
     """Seconds to the target over the foot's, seed by seed, judged as tokens are in the table."""
     gains = Gains(records, SECONDS)
     groups = gains.over_baseline()
-    told, said = gains.told(groups), gains.verdicts(groups)
+    told, said, rows = gains.told(groups), gains.verdicts(groups), gains.of(LADDER)
     lines = []
     for number, estimate in told.items():
         low, ratio, high = (math.exp(v) for v in (estimate.low, estimate.value, estimate.high))
-        name = gains.of("ladder")[number][-1]["name"]
+        name = rows[number][-1]["name"]
         verdict = "not told" if is_open(said[number]) else said[number]
         ends = f"({low:.2f} to {high:.2f})"
         lines.append(f"{shown(number):>2} {name:<25}{f'x{ratio:.2f}':>8} {ends:<18} {verdict}")
