@@ -1,14 +1,15 @@
 """2. Cosine decay.
 
-Changes: after its rise the learning rate falls along half a cosine to a tenth of its peak, where it
-stays.
+Changes: after its rise the learning rate falls along half a cosine to a tenth of its peak, by the
+last update.
 Why: a large rate goes far, and then bounces about a valley's floor; a small one settles on it.
 Cost: the end must be known beforehand, and before it the loss is higher than at a constant rate:
-a training that is stopped half-way has lost. Here it ends after 60 % of the tokens.
+a training that is stopped half-way has lost.
 When not: if training has no planned end. A constant rate may decay at any time (Hu et al. 2024,
 MiniCPM, arXiv:2404.06395).
 Source: Loshchilov, Hutter 2017, SGDR, arXiv:1608.03983; nanoGPT for the floor.
-Expected: the foot's loss in two thirds of its tokens.
+Expected: a lower end, and hardly fewer tokens, since much of the fall comes at the end of the
+schedule. After some hundred updates even that is little: most of them go far, few bounce.
 """
 
 from dataclasses import replace

@@ -3,7 +3,7 @@
 Changes: in the cosine's place, a rise along half a cosine over 30 % of the schedule, and a fall
 along another to nearly nothing. It stands on rung 2. Momentum stays as it is.
 Why: the long rise allows a higher peak, and the deep fall settles further.
-Cost: a third of the schedule below the peak; after its end nothing is learned any more.
+Cost: a third of the training below the peak, and an end at which nothing is learned any more.
 When not: with torch's scheduler as it comes: it cycles beta1 between 0.85 and 0.95 as well
 (`cycle_momentum=False` keeps the optimizer's).
 Source: Smith, Topin 2018, Super-Convergence, arXiv:1708.07120; torch.optim.lr_scheduler.OneCycleLR.

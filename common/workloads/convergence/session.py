@@ -21,9 +21,6 @@ from common.workloads.train.tensor_memory import count_update
 EVALUATIONS = 24  # of a run, beside the one at its start
 HELD_OUT = 32  # windows of each, spread over the held-out text
 AT_A_TIME = 8  # of them
-# Of a run's updates, over which schedules go: the aim is to reach the target early, and a learning
-# rate that falls late reaches it late. After it, a cosine stays at its floor.
-HORIZON = 0.6
 
 
 def tokens_of(text: Text) -> np.ndarray:
@@ -58,8 +55,8 @@ class ConvergenceSession(TrainSession):
         return tokens_of(self.text)
 
     def make_run(self) -> Run:
-        updates, seed = max(1, round(HORIZON * self.due)), self.settings.seed
-        return build(self.recipe, self.settings.shape, self.device, updates=updates, seed=seed)
+        shape, seed = self.settings.shape, self.settings.seed
+        return build(self.recipe, shape, self.device, updates=self.due, seed=seed)
 
     def train(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = super().train(inputs, targets)
