@@ -75,5 +75,5 @@ def found(climb: Climb, rung: int, gain: float, runs: int) -> tuple[float, float
     """How often a rung that gains so much, for itself and all upon it, is called better."""
     gains = [gain * (rung in stack) for stack in STACKS]
     word = USES.words[gain < 0]
-    said = [[table[rung] == word for table in two] for two in tables(climb, runs, gains)]
+    said = [[table.get(rung) == word for table in two] for two in tables(climb, runs, gains)]
     return tuple(np.mean(said, 0))

@@ -328,7 +328,7 @@ def test_the_target_is_the_foots_late_loss_and_is_kept(cache):
         "first": 5.5,
         "final": {"0.001": 3.4, "0.003": 3.2, "0.01": None},
         "learning_rate": 0.003,
-        "target": pytest.approx(3.36),
+        "target": pytest.approx(3.6),
     }
     assert pilot(planned(), said.append, train) == json.loads(json.dumps(found))
     assert len(asked) == len(said) == 1 and asked[0].settings.seed == 0
@@ -356,7 +356,7 @@ def test_a_target_that_the_pilot_does_not_cross_is_refused(monkeypatch, target, 
         CONVERGENCE.prepare(planned(target=target))
     settings = CONVERGENCE.prepare(planned(target=3.3)).settings
     assert (settings.target, settings.pilot["learning_rate"]) == (3.3, 0.003)
-    assert CONVERGENCE.prepare(planned()).settings.target == pytest.approx(3.36)
+    assert CONVERGENCE.prepare(planned()).settings.target == pytest.approx(3.6)
 
 
 def test_the_rate_that_is_there_first_is_taken_and_the_foots_is_the_pilots():

@@ -101,8 +101,11 @@ def test_who_missed_where_its_base_did_not_is_never_called_better():
 
 def test_where_both_missed_nothing_is_known_and_nothing_said():
     table = Gains(climbed({0: NEVER, 1: NEVER}), REACHES)
-    assert [(p.value, p.beyond) for p in table.over_below()[1]] == [(0.0, 0)] * 5
-    assert is_open(table.verdicts(table.over_below())[1])
+    assert table.over_below() == {}
+    frame = to_frame(climbed({0: SOME, 1: [400.0, 410.0, INF, 390.0, INF]}), WORKLOAD)
+    both = Gains(climbed({0: SOME, 1: [400.0, 410.0, INF, 390.0, INF]}), REACHES).over_below()[1]
+    assert [part.beyond for part in both] == [0, 0, 0, -1]  # the third round is not there
+    assert is_open(frame["verdict"].iloc[1])
 
 
 def test_every_table_and_picture_bears_it(tmp_path):

@@ -66,9 +66,16 @@ class Gains:
         return [Part(value=value, beyond=(key, turn) in self.beyond) for turn, value in rounds]
 
     def ratio(self, above: tuple, below: tuple) -> list[Part]:
-        """Log gains, one for each round in which both were measured: above 0 is better."""
+        """Log gains, one for each round in which both were measured: above 0 is better.
+
+        A round in which both are beyond their limits says nothing of their ratio.
+        """
         a, b = self.levels.get(above, {}), self.levels.get(below, {})
-        return [self.part(turn, above, below) for turn in sorted(a.keys() & b.keys())]
+        unknown = {
+            turn for key, turn in self.beyond if key == above and (below, turn) in self.beyond
+        }
+        rounds = sorted((a.keys() & b.keys()) - unknown)
+        return [self.part(turn, above, below) for turn in rounds]
 
     def part(self, turn: int, above: tuple, below: tuple) -> Part:
         path = self.path(turn, above, below)

@@ -52,7 +52,7 @@ def spread(row: dict, name: str) -> str:
     if pd.isna(row[f"{name}_low"]):
         return ""
     if math.isinf(row[f"{name}_high"]):
-        return "to inf"
+        return "" if math.isinf(row[name]) else "to inf"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     share = 100 * half / row[name]
     return f"±{share:.0f}%" if share >= 1 else f"±{share:.1f}%"

@@ -21,8 +21,9 @@ from common.engine.records import is_file, write_atomically
 from common.gpt.text import read_text
 from common.workloads.convergence.curve import Point, loss_at
 
-# Of the foot's tokens: its loss there is the target, so that its seeds reach it, most of them
-SHARE = 0.9
+# Of the foot's tokens: its loss there is the target. Seeds differ by a tenth and more in where they
+# reach a loss: at 0.9, most of the foot's own missed it at tiny, where the pilot's had been lucky
+SHARE = 0.75
 CODE = tuple(
     f"common.workloads.{name}"
     for name in ("convergence.session", "convergence.curve", "train.build", "train.update")
