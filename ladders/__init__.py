@@ -15,6 +15,7 @@ LADDERS = {
     "inference": "ladders.inference",
     "compress": "ladders.compress",
     "finetune": "ladders.finetune",
+    "convergence": "ladders.convergence",
 }
 
 

@@ -17,6 +17,7 @@ from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
 from common.workloads.compress.recipe import CompressRecipe
+from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
@@ -26,6 +27,7 @@ from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
 from ladders.compress import LADDER as COMPRESS
+from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
@@ -224,6 +226,17 @@ FINETUNE_TABLE = """
  9 DoRA                     .     .    .    .     .     .     .      .    .    .    .    .
 10 QLoRA                    .     .    .    .     .     .     .      .    .    .    .    .
 """
+CONVERGENCE_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Linear warm-up           .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Cosine decay             .     .    .    .     .     .     .      .    .    .    .    .
+ 3 OneCycle                 .     .    .    .     .     .     .      .    .    .    .    .
+ 4 Larger batch             .     .    .    .     .     .     .      .    .    .    .    .
+ 5 Gradient clipping        .     .    .    .     .     .     .      .    .    .    .    .
+ 6 bfloat16 autocast        c     c    c    .     .     .     .      c    .    .    .    c
+ 7 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
+ 8 Muon                     .     .    .    .     .     .     .      .    .    .    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -243,6 +256,7 @@ TABLES = {
     "inference": (INFERENCE, cells(INFERENCE_TABLE)),
     "compress": (COMPRESS, cells(COMPRESS_TABLE)),
     "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
+    "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
 }
 
 
@@ -270,6 +284,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = GenerateRecipe() if ladder is INFERENCE else start
     start = CompressRecipe() if ladder is COMPRESS else start
     start = FinetuneRecipe() if ladder is FINETUNE else start
+    start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

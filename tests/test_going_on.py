@@ -123,7 +123,7 @@ def test_the_loss_curve_is_whole_after_a_restart(place, monkeypatch):
     monkeypatch.setattr(plotting, "plot_loss", lambda history, *_: drawn.append(history))
     place.train("--max-steps", "2")
     place.train("--max-steps", "4")
-    assert [step for step, _, _ in drawn[-1]] == [0, 1, 2, 3]
+    assert [(step, rate) for step, _, _, rate in drawn[-1]] == [(step, 5e-4) for step in range(4)]
 
 
 # -- what comes late --

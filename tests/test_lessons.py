@@ -22,6 +22,7 @@ from ladders.beyond.step11_float8 import E4M3, E5M2
 from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE
+from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
@@ -30,8 +31,8 @@ from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE)
-WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE)
+LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE)
+WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()

@@ -39,6 +39,10 @@ ARROWS = {
         *("common.engine", "common.report", "common.accelerator", "common.gpt"),
         *("common.workloads.train", "common.workloads.batches", "common.workloads.generate"),
     ),
+    "common.workloads.convergence": (
+        *("common.engine", "common.report", "common.accelerator", "common.gpt"),
+        "common.workloads.train",
+    ),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

@@ -109,7 +109,7 @@ def make_plan(ladder: Ladder, options: argparse.Namespace) -> tuple[Plan, Planne
         timeout=options.timeout,
         first=planned.first,
     )
-    return plan, planned
+    return ladder.workload.prepare(plan), planned
 
 
 def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: int):

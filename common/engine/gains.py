@@ -27,6 +27,7 @@ class Gains:
         clock = next((r["clock"] for r in self.records if r.get("clock")), None)
         self.looks = clock["looks"] if clock else 1
         self.levels: dict[tuple, dict[int, float]] = {}  # by what was applied, and round
+        self.beyond: set[tuple[tuple, int]] = set()  # which of these are limits
         self.by_turn: dict[tuple[int, int], dict[tuple, Logs]] = {}  # by round and group
         for record in self.records:
             if record["status"] == "ok":
@@ -35,7 +36,9 @@ class Gains:
     def add(self, record: dict) -> None:
         turns = record["measurement"].get("turns")
         key, turn = self.key(record), record["round"]
-        self.levels.setdefault(key, {})[turn] = math.log(self.metric.of(record))
+        self.levels.setdefault(key, {})[turn], beyond = self.metric.level(record)
+        if beyond:
+            self.beyond.add((key, turn))
         if turns:
             group = self.by_turn.setdefault((turn, record["group"]), {})
             group[key] = self.each_turn(record)
@@ -57,15 +60,29 @@ class Gains:
     def sign(self) -> int:
         return -1 if self.metric.better == LOWER else 1
 
+    def values(self, key: tuple) -> list[Part]:
+        """The headline's logarithms in every round."""
+        rounds = self.levels[key].items()
+        return [Part(value=value, beyond=(key, turn) in self.beyond) for turn, value in rounds]
+
     def ratio(self, above: tuple, below: tuple) -> list[Part]:
-        """Log gains, one for each round in which both were measured: above 0 is better."""
+        """Log gains, one for each round in which both were measured: above 0 is better.
+
+        A round in which both are beyond their limits says nothing of their ratio.
+        """
         a, b = self.levels.get(above, {}), self.levels.get(below, {})
-        return [self.part(turn, above, below) for turn in sorted(a.keys() & b.keys())]
+        unknown = {
+            turn for key, turn in self.beyond if key == above and (below, turn) in self.beyond
+        }
+        rounds = sorted((a.keys() & b.keys()) - unknown)
+        return [self.part(turn, above, below) for turn in rounds]
 
     def part(self, turn: int, above: tuple, below: tuple) -> Part:
         path = self.path(turn, above, below)
         if path is None:
-            return Part(value=self.sign * (self.levels[above][turn] - self.levels[below][turn]))
+            gain = self.sign * (self.levels[above][turn] - self.levels[below][turn])
+            missed = ((above, turn) in self.beyond) - ((below, turn) in self.beyond)
+            return Part(value=gain, beyond=self.sign * missed)
         parts = [self.in_turns(turn, *pair) for pair in zip(path, path[1:], strict=False)]
         if any(part.error is None for part in parts):
             return Part(value=sum(part.value for part in parts))

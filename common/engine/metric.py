@@ -1,5 +1,6 @@
 """A figure that a workload reports, from which tables, pictures, and verdicts follow."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -20,9 +21,10 @@ class Metric:
     title: str  # for people, with the unit
     of: Callable[[dict], float | None] | None = None  # None: not measured, never 0
     derive: Callable[[list[dict]], dict[int, float]] | None = None  # all rows to values by rung
-    over: str = "median"  # rounds: median, max, or first
+    over: str = "median"  # rounds: median, mean, max, or first
     better: str | None = None  # HIGHER or LOWER; None: neither
     noise: str = ROUNDS  # what repeats it: ROUNDS, SEEDS; EXACT: counted, any difference counts
+    limit: Callable[[dict], float] | None = None  # a value that may be infinite is then beyond it
     words: tuple[str, str] = ("faster", "slower")  # for better and for worse
     form: str = ",.0f"  # as Python formats it
     scale: float = 1.0  # what people see is divided by it: a column of bytes, a title with MiB
@@ -34,6 +36,15 @@ class Metric:
 
     def title_on(self, device_type: str) -> str:
         return self.titles.get(device_type, self.title)
+
+    def level(self, record: dict) -> tuple[float, bool]:
+        """The logarithm of a record's value, or of the limit; and whether the value is beyond it.
+
+        What was not reached is infinite, and no mean can be taken of that.
+        """
+        value = self.of(record)
+        beyond = self.limit is not None and math.isinf(value)
+        return math.log(self.limit(record) if beyond else value), beyond
 
     def text(self, value: float | None, missing: str = "n/a") -> str:
         """A value for people."""

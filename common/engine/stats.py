@@ -10,7 +10,7 @@ processes would: one rung may be far noisier than the rest.
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from statistics import fmean, variance
 from typing import TypeVar
@@ -32,6 +32,7 @@ class Part:
     value: float
     error: float | None = None  # a standard error from its turns; None: not known from within
     dof: float = math.inf  # degrees of freedom of `error`
+    beyond: int = 0  # the true value is higher (1) or lower (-1), nobody knows how far
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +41,20 @@ class Estimate:
 
     value: float
     half: float
+    beyond: frozenset[int] = frozenset()  # in which directions parts of it are; see Part
 
     @property
     def low(self) -> float:
-        return self.value - self.half
+        return -math.inf if -1 in self.beyond else self.value - self.half
 
     @property
     def high(self) -> float:
-        return self.value + self.half
+        return math.inf if 1 in self.beyond else self.value + self.half
 
     @property
     def told(self) -> bool:
         """Whether it is above 0, or below; of NaN neither."""
-        return abs(self.value) > self.half
+        return self.low > 0 or self.high < 0
 
 
 def from_turns(values: Sequence[float]) -> Part:
@@ -131,7 +133,12 @@ def means(groups: Mapping[K, Sequence[Part]]) -> dict[K, Mean]:
 def estimates(
     groups: Mapping[K, Sequence[Part]], confidence: float = CONFIDENCE
 ) -> dict[K, Estimate]:
-    return {key: mean.estimate(confidence) for key, mean in means(groups).items()}
+    """With intervals; of parts of which a bound is known only, the end beyond it is infinite."""
+    beyond = {key: frozenset(part.beyond for part in parts) for key, parts in groups.items()}
+    return {
+        key: replace(mean.estimate(confidence), beyond=beyond[key])
+        for key, mean in means(groups).items()
+    }
 
 
 def _luck(parts: Sequence[Part]) -> float:
@@ -202,7 +209,7 @@ def smallest(found: Estimate) -> float:
     Of a gain that was told, half the width of its interval; where none was, the largest that the
     interval leaves possible, either way.
     """
-    return math.expm1(found.half if found.told else abs(found.value) + found.half)
+    return math.expm1(found.half if found.told else max(-found.low, found.high))
 
 
 def percent(share: float) -> str:

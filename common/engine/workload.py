@@ -181,6 +181,10 @@ class Workload:
         """The settings of a round: where seeds repeat the headline, each round is one."""
         return replace(settings, seed=turn) if self.headline.noise == SEEDS else settings
 
+    def prepare(self, plan):
+        """The plan, with what must be known before any rung is measured. Raises UserError."""
+        return plan
+
     # -- what measuring settles --
 
     def is_open(self, recipe) -> bool:

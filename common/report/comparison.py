@@ -10,7 +10,7 @@ import pandas as pd
 from common.engine import stats
 from common.engine.errors import UserError
 from common.engine.gains import Gains
-from common.engine.metric import EXACT, LOWER, Metric
+from common.engine.metric import EXACT, LOWER, ROUNDS, Metric
 from common.engine.records import Records, is_file
 from common.engine.rungs import shown, stack, why
 from common.engine.workload import Workload
@@ -133,7 +133,7 @@ def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
         raise UserError(f"these runs cannot be compared: {unlike}")
     metric = workload.headline
     logs = {
-        number: tuple({r["round"]: math.log(metric.of(r)) for r in rounds} for rounds in pair.runs)
+        number: tuple({r["round"]: metric.level(r)[0] for r in rounds} for rounds in pair.runs)
         for number, pair in found.items()
     }
     if not logs:
@@ -145,8 +145,8 @@ def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
         {
             "rung": number,
             "name": found[number].name,
-            "a": math.exp(median(first.values())),
-            "b": math.exp(median(second.values())),
+            "a": middle(found[number].a, metric),
+            "b": middle(found[number].b, metric),
             "ratio": math.exp(ratios[number]),
             "whole": math.exp(whole),
             "relative": math.exp(told[number].value),
@@ -154,8 +154,15 @@ def compare(a: list[dict], b: list[dict], workload: Workload) -> pd.DataFrame:
             "relative_high": math.exp(told[number].high),
             "verdict": verdicts[number],
         }
-        for number, (first, second) in logs.items()
+        for number in logs
     )
+
+
+def middle(rounds: list[dict], metric: Metric) -> float:
+    """The headline over a run's rounds, as its own table has it."""
+    if metric.noise == ROUNDS:
+        return math.exp(median(metric.level(record)[0] for record in rounds))
+    return median(map(metric.of, rounds))
 
 
 def judged(logs: dict, metric: Metric) -> tuple[dict, dict]:

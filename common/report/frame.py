@@ -2,18 +2,18 @@
 
 import math
 from dataclasses import replace
-from statistics import median
+from statistics import fmean, median
 
 import pandas as pd
 
 from common.engine import stats
 from common.engine.gains import Gains
-from common.engine.metric import EXACT
+from common.engine.metric import EXACT, ROUNDS
 from common.engine.plan import LADDER
 from common.engine.rungs import proof, why
 from common.engine.workload import Workload
 
-OVER = {"median": median, "max": max, "first": lambda values: values[0]}
+OVER = {"median": median, "mean": fmean, "max": max, "first": lambda values: values[0]}
 ABOUT = ("rung", "name", "status", "reason")
 AFTER = ("verdict", "verdict_base", "smallest_gain", "rounds", "numerics", "note", "base")
 
@@ -36,10 +36,7 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
     """
     gains, headline = Gains(records, workload.headline), workload.headline
     rungs, counted = gains.of(LADDER), workload.headline.noise == EXACT
-    levels = {
-        number: [stats.Part(value=value) for value in gains.levels[key].values()]
-        for number, key in gains.rungs.items()
-    }
+    levels = {number: gains.values(key) for number, key in gains.rungs.items()}
     over_below, over_base = gains.over_below(), gains.over_baseline()
     rates, found = gains.estimates(levels), gains.estimates(over_below)
     base, told = gains.estimates(over_base), gains.told(over_below)
@@ -48,11 +45,11 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
     for number, of_rung in rungs.items():
         row = _row(of_rung, workload)
         if number in levels:
-            if counted:  # a logarithm would lose a count's last digits
-                row[headline.name] = median(map(headline.of, _good(of_rung)))
-            else:
+            if headline.noise == ROUNDS:
                 row[headline.name] = math.exp(median(part.value for part in levels[number]))
-                row |= _bounds(headline.name, rates[number])
+            else:  # a logarithm would lose a count's last digits, and that a limit was not reached
+                row[headline.name] = median(map(headline.of, _good(of_rung)))
+            row |= {} if counted else _bounds(headline.name, rates[number])
         if number in found:
             row["x_prev"] = math.exp(found[number].value)
             row |= {} if counted else _bounds("x_prev", found[number])

@@ -1,5 +1,8 @@
 """What a page says of a whole run: its outcome, what to know before reading on, its tables."""
 
+import math
+from collections.abc import Iterable
+
 import pandas as pd
 
 from common.engine.contract import SKIPPED
@@ -140,18 +143,27 @@ def full_table(records: list[dict], frame: pd.DataFrame, workload: Workload) -> 
 def bars(frame: pd.DataFrame, headline: Metric, lang: str) -> list[dict]:
     """The picture for narrow screens: one bar a rung, its width in per cent of the widest."""
     rows = frame.to_dict("records")
-    values = [row[headline.name] for row in rows if present(row[headline.name])]
-    widest = max(values, default=1.0) or 1.0
+    widest = longest(row[headline.name] for row in rows)
     found = []
     for row in rows:
         value = row[headline.name] if present(row[headline.name]) else 0.0
         said_gain = bound(row["verdict"]) if isinstance(row["verdict"], str) else ""
         if present(row["x_prev"]) and not is_open(row["verdict"]):
             said_gain = gain(row["x_prev"], row["verdict"])
-        width = f"{100 * max(value, 0.0) / widest:.2f}"
+        width = width_of(value, widest)
         one = {"width": width, "text": headline.text(row[headline.name], ""), "gain": said_gain}
         found.append(about(row, lang) | one)
     return found
+
+
+def longest(values: Iterable) -> float:
+    """The largest finite one, for bars: what is infinite is drawn as long."""
+    return max((v for v in values if present(v) and math.isfinite(v)), default=1.0) or 1.0
+
+
+def width_of(value: float, widest: float) -> str:
+    """In per cent."""
+    return f"{100 * min(max(value, 0.0), widest) / widest:.2f}"
 
 
 def foot(records: list[dict], frame: pd.DataFrame, workload: Workload) -> dict | None:

@@ -12,7 +12,16 @@ from common.engine.ladder import Ladder
 from common.engine.metric import BRIEF, PAGE
 from common.engine.plan import LADDER
 from common.engine.rungs import proof, why
-from common.report.page_facts import about, address, gain_cell, kind_of, label, present
+from common.report.page_facts import (
+    about,
+    address,
+    gain_cell,
+    kind_of,
+    label,
+    longest,
+    present,
+    width_of,
+)
 from common.report.page_lesson import (
     beneath,
     by_stack,
@@ -90,11 +99,8 @@ class Sections:
         below = self.rows.get(before[-1]["rung"], {}).get(name) if before else None
         if not present(row[name]) or not present(below):
             return None
-        widest = max(self.frame[name].max(), 0.0) or 1.0
-        return {
-            key: f"{100 * max(v, 0.0) / widest:.2f}"
-            for key, v in (("below", below), ("own", row[name]))
-        }
+        widest = longest(self.frame[name])
+        return {"below": width_of(below, widest), "own": width_of(row[name], widest)}
 
     def start(self, number: int) -> str:
         """What stands in a lesson's place below rung 1."""

@@ -1,5 +1,6 @@
 """The picture of a ladder: bars of the headline, their gains, and the other figures beside them."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -91,16 +92,18 @@ def draw_headline(axes, rows: list[dict], metric: Metric) -> list:
             reasons[-1].set_in_layout(False)  # it may run on over the column of gains
             continue
         colour = MIDDLE if row["rung"] in (0, REFERENCE) else BLUE
-        axes.barh(place, row[name], color=colour, height=0.72, **error_bar(row, name))
-        label(axes, reach(row, name), place, metric.text(row[name]))
+        if math.isfinite(row[name]):
+            axes.barh(place, row[name], color=colour, height=0.72, **error_bar(row, name))
+        endless = math.isfinite(row[name]) and row[f"{name}_high"] == math.inf
+        label(axes, reach(row, name), place, metric.text(row[name]) + " to inf" * endless)
     head(axes, f"{metric.title}, 95 % interval" if has_intervals(rows, name) else metric.title, 40)
     amounts(axes)
     return reasons
 
 
 def reach(row: dict, name: str) -> float:
-    """Where a bar and its interval end."""
-    return max(row[name], row[f"{name}_high"] or 0)  # NaN compares as False
+    """Where a bar and its interval end, as far as they do."""
+    return max((v for v in (row[name], row[f"{name}_high"]) if math.isfinite(v)), default=0.0)
 
 
 def has_intervals(rows: list[dict], name: str) -> bool:
@@ -132,8 +135,9 @@ def notes(frame: pd.DataFrame, metric: Metric) -> str:
 def draw_bars(axes, rows: list[dict], metric: Metric, title: str) -> None:
     for place, row in enumerate(rows):
         if not pd.isna(row[metric.name]):
-            axes.barh(place, row[metric.name], color=ORANGE, height=0.72)
-            label(axes, row[metric.name], place, metric.text(row[metric.name]))
+            end = row[metric.name] if math.isfinite(row[metric.name]) else 0.0
+            axes.barh(place, end, color=ORANGE, height=0.72)
+            label(axes, end, place, metric.text(row[metric.name]))
     amounts(axes, FEW, share=metric.form.endswith("%"))
     head(axes, title, 16)
 
@@ -188,5 +192,5 @@ def error_bar(row: dict, name: str) -> dict:
     """matplotlib's arguments for an interval; none where there is no interval."""
     if pd.isna(row[f"{name}_low"]):
         return {}
-    sides = [[row[name] - row[f"{name}_low"]], [row[f"{name}_high"] - row[name]]]
+    sides = [[row[name] - row[f"{name}_low"]], [reach(row, name) - row[name]]]
     return {"xerr": sides, "error_kw": {"ecolor": "black", "capsize": 3, "elinewidth": 1}}

@@ -45,9 +45,14 @@ def in_words(value, verdict) -> str:
 
 
 def spread(row: dict, name: str) -> str:
-    """Half the width of a metric's interval, in per cent of its value; empty if unknown."""
+    """Half the width of a metric's interval, in per cent of its value; empty if unknown.
+
+    Where it has no upper end, that.
+    """
     if pd.isna(row[f"{name}_low"]):
         return ""
+    if math.isinf(row[f"{name}_high"]):
+        return "" if math.isinf(row[name]) else "to inf"
     half = (row[f"{name}_high"] - row[f"{name}_low"]) / 2
     share = 100 * half / row[name]
     return f"±{share:.0f}%" if share >= 1 else f"±{share:.1f}%"
@@ -65,7 +70,9 @@ def device_type(records: list[dict]) -> str:
 def to_text(frame: pd.DataFrame, workload: Workload) -> str:
     """The table for a terminal, at most 80 columns wide."""
     headline, brief = workload.headline, workload.shown(BRIEF)
-    head = f"{headline.title:>8}{'':>6}{'x prev':>7}{'x base':>7}"
+    spreads = [spread(row, headline.name) for row in frame.to_dict("records")]
+    wide = max(6, *(len(text) + 1 for text in spreads))
+    head = f"{headline.title:>8}{'':>{wide}}{'x prev':>7}{'x base':>7}"
     texts = [[metric.text(value, "") for value in frame[metric.name]] for metric in brief]
     heads = [unit(metric.title) for metric in brief]
     columns = [(head, *column) for head, column in zip(heads, texts, strict=True)]
@@ -79,7 +86,7 @@ def to_text(frame: pd.DataFrame, workload: Workload) -> str:
         figures = "".join(f"{t[place]:>{w}}" for t, w in zip(texts, widths, strict=True))
         lines.append(
             f"{shown(row['rung']):>2} {row['name']:<25}{headline.text(row[headline.name]):>8}"
-            f"{spread(row, headline.name):>6}{gain(row['x_prev'], row['verdict']):>7}"
+            f"{spreads[place]:>{wide}}{gain(row['x_prev'], row['verdict']):>7}"
             f"{gain(row['x_base'], row['verdict_base']):>7}"
             f"{figures} {row['in_effect']}".rstrip()[:WIDTH]
         )

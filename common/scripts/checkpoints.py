@@ -104,6 +104,7 @@ class Checkpoints:
         told = self.identity | asdict(position)
         told |= {"batch_size": run.recipe.batch_size, "processes": self.world.size}
         told |= {"device": run.device.type, "history": history}
+        told |= {"updates": run.rates.schedule.updates}
         try:
             with self.writing():
                 dcp.save(self.state(run), checkpoint_id=str(partial), **self.together())

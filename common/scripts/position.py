@@ -9,8 +9,9 @@ from common.gpt.text import VOCABULARY, Text
 from common.workloads.train.recipe import Recipe
 
 POSITION = "position.json"
-# not of the identity: a batch may change, and where no compiler is found nothing is compiled
-NOT_IDENTITY = ("batch_size", "compile")
+# not of the identity: a batch and its parts may change, and where no compiler is found nothing is
+# compiled
+NOT_IDENTITY = ("batch_size", "accumulation", "compile")
 PLAIN = {"recipe": Recipe().to_json()}  # of choices that came after a checkpoint
 
 
@@ -32,8 +33,9 @@ class Found:
     batch_size: int  # of each process
     processes: int
     device: str  # its type
-    history: list[tuple[int, float, float]]  # (step, train loss, validation loss)
+    history: list[tuple]  # (step, train loss, validation loss, learning rate)
     identity: dict
+    updates: int | None = None  # over which the learning rate's schedule went
 
     @property
     def windows(self) -> int:
@@ -77,13 +79,19 @@ def read(path: Path) -> Found | None:
             batch_size=int(told["batch_size"]),
             processes=int(told["processes"]),
             device=str(told.get("device")),
-            history=[(int(s), float(a), float(b)) for s, a, b in told.get("history", ())],
+            history=[point(*row) for row in told.get("history", ())],
+            updates=told.get("updates"),
             identity={key: told.get(key) for key in ("recipe", "text", "vocabulary")}
             | {"shape": dict(told["shape"])},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     return found if whole and found.windows > 0 else None
+
+
+def point(step, train, validation, rate=None) -> tuple:
+    """Of a loss curve; older ones tell no learning rate."""
+    return int(step), float(train), float(validation), None if rate is None else float(rate)
 
 
 def converted(found: Found, windows: int, last: int) -> Position:

@@ -15,9 +15,12 @@ from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.advice import in_gib
 from common.workloads.train.needs import needs
-from common.workloads.train.options import Chosen, add_workload_options, chosen
-from common.workloads.train.recipe import Recipe
+from common.workloads.train.options import Chosen, add_workload_options, chosen, norm
+from common.workloads.train.recipe import LARGEST, Recipe
+from common.workloads.train.schedule import Constant, Cosine, OneCycle
 from common.workloads.train.workload import TRAINING
+
+SCHEDULES = {"constant": Constant, "cosine": Cosine, "onecycle": OneCycle}
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -28,6 +31,13 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     add("--epochs", type=whole(1), default=1, metavar="N", help="passes in all; default: 1")
     add("--max-steps", type=whole(1), metavar="N", help="stop at N steps in all")
     add("--eval-every", type=whole(1), default=15, metavar="N", help="in steps; default: 15")
+    add("--schedule", choices=SCHEDULES, default="constant", help="of the learning rate")
+    rise = "the learning rate rises for N steps; default: 0, onecycle 30%% of all"
+    add("--warmup-steps", type=whole(0), metavar="N", help=rise)
+    clip = "the most that the gradients' norm may be; default: no limit"
+    add("--clip", type=norm, metavar="NORM", help=clip)
+    parts = "cut each batch into N parts, whose gradients add up; default: 1"
+    add("--accumulate", type=whole(1), default=1, metavar="N", help=parts)
     add("--save", type=Path, metavar="FILE", help="write the weights at the end")
     add("--load", type=Path, metavar="FILE", help="start from such weights")
     curve = Path("results/loss.png")
@@ -92,7 +102,35 @@ def smallest(recipe: Recipe, work: Chosen, device_type: str) -> str:
 
 
 def for_workload(recipe: Recipe, work: Chosen, options: argparse.Namespace) -> Recipe:
-    """The script's recipe with the workload's dropout, and its batch unless it is to be found."""
+    """The script's recipe with the workload's dropout, its batch unless it is to be found, and how
+    updates are made. Raises UserError where a batch cannot be cut into so many parts.
+    """
     if options.batch_size or getattr(options, "finetune", None) or not TRAINING.is_open(recipe):
         recipe = replace(recipe, batch_size=work.recipe.batch_size)
-    return replace(recipe, dropout=work.recipe.dropout)
+    schedule, warmup = SCHEDULES[options.schedule], options.warmup_steps
+    return replace(
+        recipe,
+        dropout=work.recipe.dropout,
+        schedule=schedule,
+        warmup=schedule.usual_warmup if warmup is None else warmup,
+        clip_norm=options.clip or 0.0,
+        accumulation=parts(recipe.batch_size, options.accumulate),
+    )
+
+
+def parts(batch: int | str, wanted: int) -> int:
+    """Into how many a batch is cut. Raises UserError where that does not divide it."""
+    if wanted == 1:
+        return wanted
+    if batch == LARGEST:
+        raise UserError(
+            f"--accumulate {wanted}: the largest batch is searched for, which it may not divide; "
+            "give one with --batch-size"
+        )
+    if batch % wanted:
+        divisors = ", ".join(str(n) for n in range(1, batch + 1) if batch % n == 0)
+        raise UserError(
+            f"--accumulate {wanted}: does not divide the batch of {batch} windows; allowed: "
+            f"{divisors}"
+        )
+    return wanted

@@ -31,6 +31,7 @@ from common.workloads.train.build import Run, build, evaluate, seed_dropout, tra
 from common.workloads.train.largest_batch import SearchFailed, find_largest
 from common.workloads.train.options import Chosen
 from common.workloads.train.recipe import Recipe
+from common.workloads.train.schedule import Constant
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
 
@@ -88,24 +89,25 @@ class Trainer:
             found = self.checkpoints.find()
         recipe = replace(recipe, batch_size=self.batch_for(recipe, len(train), found))
         self.train_windows = train
+        self.sampler = DistributedSampler(train, world.size, world.rank, drop_last=True)
+        self.loader = make_loader(train, recipe, self.sampler)
         self.run = self.make_run(recipe)
         if options.load and not found:
             weights.load(self.run.inner, options.load)
         seed_dropout(world.rank)
-        self.sampler = DistributedSampler(train, world.size, world.rank, drop_last=True)
-        self.loader = make_loader(train, recipe, self.sampler)
         self.eval_batches = [self.first_windows(windows) for windows in (train, validation)]
         self.waits = Waits(facts.type, facts.name, world.local_rank)
         self.watch = Stopwatch(self.device, self.waits)
         self.lines = 0  # printed by this process
         self.tokens, self.seconds = 0, 0.0  # of all steps but the first
         self.position = Position()
-        self.history: list[tuple[int, float, float]] = []  # (step, train loss, validation loss)
+        # (step, train loss, validation loss, learning rate)
+        self.history: list[tuple] = []
         if found:
             self.go_on_from(found)
 
     def make_run(self, recipe: Recipe) -> Run:
-        return build(recipe, self.work.shape, self.device, self.world.wrap)
+        return build(recipe, self.work.shape, self.device, self.world.wrap, self.updates(recipe))
 
     def greet(self) -> None:
         self.say(f"PyTorch version: {torch.__version__}\nUsing {self.device.type}")
@@ -147,11 +149,33 @@ class Trainer:
         self.history = found.history
         here = self.run.recipe.batch_size * self.world.size
         self.position = converted(found, here, len(self.loader))
+        self.go_on_with_schedule(found)
         if here != found.windows:
             self.say(
                 f"a step had {found.windows} window(s) ({found.processes} process(es)), and has "
                 f"{here} now ({self.world.size}): goes on at the same place in the text, or less "
                 "than a step before it"
+            )
+
+    def updates(self, recipe: Recipe) -> int:
+        """In all. Raises UserError where the learning rate would rise for longer."""
+        found = self.options.epochs * len(self.loader)
+        found = min(found, self.options.max_steps or found)
+        if recipe.warmup > found:
+            raise UserError(
+                f"--warmup-steps {recipe.warmup}: longer than the training, of {found} steps; at "
+                f"most {found}"
+            )
+        return found
+
+    def go_on_with_schedule(self, found: Found) -> None:
+        rates, before = self.run.rates, found.updates
+        rates.done = self.position.steps
+        now = rates.schedule.updates
+        if before not in (None, now) and not isinstance(rates.schedule, Constant):
+            self.say(
+                f"the learning rate's schedule was one of {before} steps and is one of {now} now: "
+                f"it goes on at {rates.now:.2g}"
             )
 
     def find_batch(self, recipe: Recipe, windows: int) -> int:
@@ -289,7 +313,8 @@ class Trainer:
             self.world.mean(evaluate(self.run, batches)) for batches in self.eval_batches
         )
         step = self.position.steps - 1
-        self.history.append((step, train, validation))
+        rate = self.run.optimizer.param_groups[0]["lr"]
+        self.history.append((step, train, validation, rate))
         average = self.tokens / self.seconds if self.seconds else 0.0
         line = (
             f"Ep {epoch}, Step {step:06d}, Train: {train:.3f}, "

@@ -1,6 +1,7 @@
 """From a recipe and a shape to a model and an optimizer that are ready to train."""
 
 import math
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from common.gpt.model import GPT
 from common.gpt.shape import Shape
 from common.gpt.weights import PADDED
 from common.workloads.train.recipe import Recipe
+from common.workloads.train.schedule import Rates
 from common.workloads.train.update import InBackward, Update
 
 SEED = 123
 SEED_STRIDE = 1_000_003  # more than there are replicas
+IN_BLOCK = re.compile(r"(^|\.)blocks\.")  # a parameter's name
 
 
 @dataclass(slots=True)
@@ -31,6 +34,7 @@ class Run:
     objective: nn.Module  # the model and its loss
     optimizer: torch.optim.Optimizer
     update: Update
+    rates: Rates
     batch: tuple[torch.Tensor, ...] = ()  # the last one, on the host, as the loader gave it
     operators: frozenset[str] = frozenset()  # that ran in one profiled step
     skipped: int = 0  # steps that a loss scaler found not fit for an update
@@ -50,16 +54,19 @@ def build(
     shape: Shape,
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+    updates: int = 1,
+    seed: int = 0,
 ) -> Run:
     """Put the parts together. The order is the documentation.
 
     `wrap` makes a model train together with other processes' models. It comes before compiling, so
-    that the compiler can cut the graph where gradients are ready to be sent.
+    that the compiler can cut the graph where gradients are ready to be sent. `updates`: over which
+    the learning rate's schedule goes. `seed`: of the parameters and of dropout.
     """
-    seed_dropout(replica=0)  # parameters have seeds of their own
+    seed_dropout(replica=seed)  # parameters have seeds of their own
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     model = recipe.model(shape, recipe, padded_vocab_size(recipe, shape))
-    seed_parameters(model, shape)
+    seed_parameters(model, shape, seed)
     model.to(device=device, dtype=recipe.dtype)
     model = wrap(model)
     objective = recipe.objective(model, recipe)
@@ -68,13 +75,14 @@ def build(
     update = Update(recipe, device)
     kind = partial(InBackward, recipe.optimizer) if recipe.in_backward else recipe.optimizer
     optimizer = kind(
-        parameter_groups(model),
+        parameter_groups(model, recipe.matrices_apart),
         lr=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         # None, not False, when it is off: torch then takes its usual default (for-each on GPUs)
         fused=recipe.fused_optimizer or None,
     )
-    return Run(recipe, shape, device, model, objective, optimizer, update)
+    rates = Rates(optimizer, recipe.schedule(updates, recipe.warmup))
+    return Run(recipe, shape, device, model, objective, optimizer, update, rates)
 
 
 def seed_dropout(replica: int, steps: int = 0) -> None:
@@ -86,15 +94,21 @@ def seed_dropout(replica: int, steps: int = 0) -> None:
     torch.manual_seed(SEED + replica + steps * SEED_STRIDE)
 
 
-def parameter_groups(model: nn.Module) -> list[dict]:
+def parameter_groups(model: nn.Module, matrices_apart: bool = False) -> list[dict]:
     """One group of all parameters; one for each device mesh where they are sharded over several.
 
-    A fused optimizer cannot update tensors of different meshes in one call.
+    A fused optimizer cannot update tensors of different meshes in one call. `matrices_apart`: the
+    blocks' weight matrices, not those of the embeddings and the head, are in groups that say so.
     """
     groups: dict = {}
-    for parameter in model.parameters():
-        groups.setdefault(getattr(parameter, "device_mesh", None), []).append(parameter)
-    return [{"params": parameters} for parameters in groups.values()]
+    for name, parameter in model.named_parameters():
+        hidden = matrices_apart and parameter.ndim == 2 and IN_BLOCK.search(name) is not None
+        key = getattr(parameter, "device_mesh", None), hidden
+        groups.setdefault(key, []).append(parameter)
+    return [
+        {"params": parameters} | ({"matrices": True} if hidden else {})
+        for (_, hidden), parameters in groups.items()
+    ]
 
 
 def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:
@@ -103,7 +117,7 @@ def padded_vocab_size(recipe: Recipe, shape: Shape) -> int:
 
 
 @torch.no_grad()
-def seed_parameters(model: nn.Module, shape: Shape) -> None:
+def seed_parameters(model: nn.Module, shape: Shape, seed: int = 0) -> None:
     """Initialise as nn.Linear and nn.Embedding do by default, each parameter from its own name.
 
     One global seed would shift every later draw as soon as a rung pads the vocabulary. Padding
@@ -111,7 +125,8 @@ def seed_parameters(model: nn.Module, shape: Shape) -> None:
     """
     for name, parameter in model.named_parameters():
         module = model.get_submodule(name.rpartition(".")[0])
-        generator = torch.Generator().manual_seed(SEED + zlib.crc32(name.encode()))
+        own = SEED + zlib.crc32(name.encode()) + seed * SEED_STRIDE
+        generator = torch.Generator().manual_seed(own)
         rows = parameter
         if name in PADDED:
             rows = parameter[: shape.vocab_size]
@@ -129,6 +144,7 @@ def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     The loss stays on the device: reading it here would wait for the device at every step.
     """
     run.optimizer.zero_grad(set_to_none=not run.recipe.keep_gradients)
+    run.rates.next()  # before the backward pass, which may update
     loss = run.update.gradients(run.objective, inputs, targets)
     run.skipped += not run.update.apply(run.optimizer, run.model.parameters())
     return loss

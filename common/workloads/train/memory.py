@@ -1,6 +1,6 @@
 """The memory of a training update: the workload of the ladder `memory`."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -9,11 +9,11 @@ import torch
 from common.accelerator.compiler import forget_graphs
 from common.engine.job import Against
 from common.engine.metric import BRIEF, CSV, EXACT, LOWER, PAGE, Metric
-from common.engine.options import number
 from common.engine.session import Timed
 from common.engine.workload import Check, Planned
 from common.workloads.train import metrics
 from common.workloads.train.held import ACTIVATION, GRADIENT, OPTIMIZER, PARAMETER, TEMPORARY
+from common.workloads.train.options import norm
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.session import TrainSession
 from common.workloads.train.settings import Settings
@@ -78,12 +78,6 @@ class Memory(Training):
 
     def build(self, recipe: Recipe, settings: Settings, device: torch.device) -> MemorySession:
         return MemorySession(recipe, settings, device)
-
-
-def norm(text: str) -> float:
-    if not 0 < (value := number(text)) < float("inf"):
-        raise ArgumentTypeError(f"{text}: must be a number above 0")
-    return value
 
 
 def counted(key: str):

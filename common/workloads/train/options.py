@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from common.engine.device import TYPES, DeviceFacts
 from common.engine.errors import UserError
-from common.engine.options import Parser, probability, whole
+from common.engine.options import Parser, number, probability, whole
 from common.gpt.shape import Shape
 from common.workloads.train import presets
 from common.workloads.train.recipe import Recipe
@@ -34,6 +34,13 @@ def add_model_options(parser: argparse.ArgumentParser):
     group.add_argument("--device", default="auto", metavar="|".join(TYPES), help="default: auto")
     group.add_argument("--text", metavar="FILE", help="UTF-8 text to train on")
     return group
+
+
+def norm(text: str) -> float:
+    """What gradients are clipped to."""
+    if not 0 < (value := number(text)) < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: must be a number above 0")
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,13 @@
 """Pictures of losses: of the scripts over steps, of a ladder's rungs beside the baseline's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.engine.rungs import called, shown
 from common.report.canvas import (
     BLUE,
     GREY,
+    MIDDLE,
     ORANGE,
     PALE,
     PALETTE,
@@ -23,10 +25,14 @@ STYLES = ("-", "--", ":")  # where there are more curves than colours
 ENTRY = 0.2  # inches of a rung in the table beside the panels
 
 
-def plot_loss(history: list[tuple[int, float, float]], title: str, path: Path) -> None:
-    """Training and validation loss over steps."""
-    steps, train, validation = zip(*history, strict=True)
+def plot_loss(history: list[tuple], title: str, path: Path) -> None:
+    """Training and validation loss over steps, and the learning rate, if known, on its own axis.
+
+    A point: step, the two losses, and the learning rate or None.
+    """
+    steps, train, validation, rates = zip(*history, strict=True)
     figure, (axes,) = canvas(4.4)
+    draw_rates(axes, steps, rates)
     small = {"markersize": 3}
     axes.plot(steps, train, color=BLUE, marker="o", label="training", **small)
     axes.plot(steps, validation, "--", color=ORANGE, marker="s", label="validation", **small)
@@ -36,6 +42,21 @@ def plot_loss(history: list[tuple[int, float, float]], title: str, path: Path) -
     end = f"Validation loss {validation[0]:.2f} to {validation[-1]:.2f} at step {steps[-1]:,}"
     frame_texts(figure, end, [title])
     save(figure, path)
+
+
+def draw_rates(axes, steps: Sequence[int], rates: Sequence[float | None]) -> None:
+    """On an axis at the right, from 0 on, behind the losses."""
+    known = [(step, rate) for step, rate in zip(steps, rates, strict=True) if rate is not None]
+    if not known:
+        return
+    right = axes.twinx()
+    right.plot(*zip(*known, strict=True), ":", color=MIDDLE)
+    right.set_ylim(bottom=0)
+    right.set_ylabel("learning rate (dotted)", fontsize=TEXT, color=GREY)
+    right.tick_params(labelsize=TEXT, colors=GREY)
+    right.spines["top"].set_visible(False)
+    axes.set_zorder(right.get_zorder() + 1)
+    axes.patch.set_visible(False)
 
 
 def plot_losses(records: list[dict], path: Path) -> None:

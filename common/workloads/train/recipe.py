@@ -21,6 +21,7 @@ from common.gpt.model import (
     LogitsLoss,
     StoredMask,
 )
+from common.workloads.train.schedule import Constant, Schedule
 from common.workloads.train.update import OnDevice
 
 OURS = ("common.gpt", "common.workloads", "steps", "ladders")  # where a recipe's parts may be
@@ -51,9 +52,12 @@ class Recipe:
     vocab_multiple: int = 1  # pad the vocabulary up to a multiple of this many ids
     batch_size: int | str = 8  # windows per step and device, or LARGEST
     dropout: float = 0.1  # probability, in the three usual places
-    learning_rate: float = 5e-4  # AdamW, constant
+    learning_rate: float = 5e-4  # at its peak
+    schedule: type[Schedule] = Constant  # how it rises and falls
+    warmup: int | float = 0  # updates of its rise; a float: their share of all
     weight_decay: float = 0.1  # AdamW, on all parameters
     optimizer: type[torch.optim.Optimizer] = torch.optim.AdamW  # or what takes its arguments
+    matrices_apart: bool = False  # the blocks' are in a parameter group of their own
     keep_gradients: bool = False  # between updates, as zeros
     accumulation: int = 1  # parts of a batch, one after the other, whose gradients add up
     autocast: torch.dtype | None = None  # of products and what torch.autocast converts for them

@@ -34,7 +34,7 @@ class TrainSession(Session):
         super().__init__(settings)
         self.recipe, self.device = recipe, device
         self.text = read_text(settings.text)
-        self.windows, self.held_out = split(read_tokens(self.text), settings.shape)
+        self.windows, self.held_out = split(self.read_tokens(), settings.shape)
         self.headroom = torch.empty(
             int(settings.headroom_gib * GIB), dtype=torch.uint8, device=device
         )
@@ -47,6 +47,10 @@ class TrainSession(Session):
         self.seen: list[torch.Tensor] = []  # every step's inputs, on the host: ids are small
         self.data_wait_s = 0.0
         self.memory = PeakMemory(device)
+
+    def read_tokens(self) -> np.ndarray:
+        """The text's token ids, (N,)."""
+        return read_tokens(self.text)
 
     def make_run(self) -> Run:
         return build(self.recipe, self.settings.shape, self.device)

@@ -38,6 +38,7 @@ class Update:
         if reason := excluded(recipe):
             raise ValueError(reason)
         self.device, self.parts, self.clip_norm = device, recipe.accumulation, recipe.clip_norm
+        self.norm: torch.Tensor | None = None  # the last gradients', (), before it was clipped
         self.collects = recipe.collect_garbage
         self.kept = recipe.kept
         self.format = nullcontext
@@ -73,7 +74,7 @@ class Update:
         """
         self.scaler.unscale_(optimizer)
         if self.clip_norm:
-            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+            self.norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         scale = self.scaler.get_scale()  # 1 where it is off; else this waits for the device
         self.scaler.step(optimizer)
         self.scaler.update()
