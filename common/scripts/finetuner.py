@@ -73,7 +73,8 @@ class Finetuner(Trainer):
         base = read_weights(self.options.weights, self.work.shape)
         self.base = digest(base)
         ids = self.train_windows[0][0]
-        run = make_run(recipe, self.work.shape, base, self.device, ids, SEED)
+        updates = self.updates(recipe)
+        run = make_run(recipe, self.work.shape, base, self.device, ids, SEED, updates)
         if self.options.parts:
             load_parts(trained(run.model), read_parts(self.options.parts, recipe, self.base))
         if self.options.merge:

@@ -21,6 +21,7 @@ from common.workloads.finetune.parts import (
 )
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.train.build import Run, padded_vocab_size
+from common.workloads.train.schedule import Rates
 from common.workloads.train.update import Update
 
 SEED_STRIDE = 1_009  # more than there are texts to adapt to
@@ -121,20 +122,25 @@ def make_run(
     device: torch.device,
     ids: torch.Tensor,
     seed: int,
+    updates: int = 1,
 ) -> Tuned:
-    """Ready for the first update. `ids`: the beginning of the text, (N,) int64."""
+    """Ready for the first update. `ids`: the beginning of the text, (N,) int64. `updates`: over
+    which the learning rate's schedule goes.
+    """
     model = make_model(recipe, shape, weights, device)
     begin(model, ids.to(device), seed)
     objective = recipe.objective(model, recipe)
     if recipe.compile:
         (objective if recipe.loss_in_graph else model).compile(mode=recipe.compile_mode)
+    optimizer = make_optimizer(recipe, model)
     return Tuned(
         recipe=recipe,
         shape=shape,
         device=device,
         model=model,
         objective=objective,
-        optimizer=make_optimizer(recipe, model),
+        optimizer=optimizer,
+        rates=Rates(optimizer, recipe.schedule(updates, recipe.warmup)),
         update=Update(recipe, device),
         base=digest(frozen(model)),
         start=snapshot(model),
