@@ -3,7 +3,7 @@
 Changes: the smaller half of the weights in each row of a matrix become zeros.
 Why smaller: in the file a zero costs one bit of a mask: 9 bits a weight instead of bfloat16's 16.
 Cost: no product is faster and no memory is saved: the zeros lie anywhere, and are multiplied like
-other numbers. As a sparse matrix (CSR) half zeros were 4.4 times slower here, and larger.
+other numbers. As a sparse matrix (CSR) half zeros were slower, and 1.5 times larger (LOG.md).
 When not: for speed (rungs 13, 14, and, on some GPUs, 16). Without training on, beyond half or so.
 Source: Han et al. 2015, arXiv:1506.02626; pytorch issue 36214 ("pruning changes nothing").
 Expected: more loss than int8 at more bytes.
