@@ -26,8 +26,8 @@ from common.workloads.convergence.curve import Point, loss_at
 SHARE = 0.75
 CODE = tuple(
     f"common.workloads.{name}"
-    for name in ("convergence.session", "convergence.curve", "train.build", "train.update")
-)  # what trained it
+    for name in ("convergence.pilot", "convergence.session", "train.build", "train.update")
+)  # what trained it, and read the target off
 
 
 def pilot(plan: Plan, say: Callable[[str], None], run: Callable[[Job, float], Outcome] = run_job):
