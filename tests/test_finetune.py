@@ -710,7 +710,7 @@ def test_the_picture_says_how_near_the_fewest_come(climbed):
     whole["measurement"]["trainable_parameters"] = 460_800
     whole["measurement"]["held_out_loss"] -= 0.5
     figure = reached_figure([*records, whole])
-    said = "LoRA on all linear layers: 1.00% of the parameters, +0.500 nats over training full"
+    said = "LoRA on all linear layers: 1.00% of the parameters, +0.500 nats over full fine-tuning"
     assert said in " ".join(figure.get_suptitle().split())
 
 

@@ -1,5 +1,6 @@
 """A picture: what is learnt and what is forgotten, over the parameters that are trained."""
 
+from math import log10
 from pathlib import Path
 from statistics import median
 
@@ -8,6 +9,7 @@ from common.report.canvas import BLUE, GREY, ORANGE, SMALL, TEXT, canvas, frame_
 from common.workloads.train.metrics import describe
 
 Point = tuple[float, float]
+CELLS, NEAR = 20, 0.15  # of the heights; of a power of ten
 
 
 def plot_reached(records: list[dict], path: Path) -> None:
@@ -59,14 +61,17 @@ def middle(rung: list[dict], key: str) -> float:
 
 
 def draw(axes, points: list[Point], rungs: list[list[dict]]) -> None:
-    """Rungs at one place share a label."""
+    """Rungs that are near one another share a label."""
+    heights = [y for _, y in points]
+    cell = (max(heights, default=0) - min(heights, default=0)) / CELLS or 1
     labels: dict[Point, list[str]] = {}
-    for point, rung in zip(points, rungs, strict=True):
-        labels.setdefault(point, []).append(shown(rung[0]["rung"]))
-    for (x, y), numbers in labels.items():
+    for (x, y), rung in zip(points, rungs, strict=True):
         axes.scatter([x], [y], color=BLUE, s=14)
-        beside = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": SMALL, "color": GREY}
-        axes.annotate(", ".join(numbers), (x, y), **beside)
+        near = (p for p in labels if abs(log10(p[0] / x)) < NEAR and abs(p[1] - y) < cell)
+        labels.setdefault(next(near, (x, y)), []).append(shown(rung[0]["rung"]))
+    beside = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": SMALL, "color": GREY}
+    for point, numbers in labels.items():
+        axes.annotate(", ".join(numbers), point, **beside)
 
 
 def title(rungs: list[list[dict]]) -> str:
@@ -81,4 +86,4 @@ def title(rungs: list[list[dict]]) -> str:
     far = middle(best, "held_out_loss") - middle(most, "held_out_loss")
     share = count_of(best) / count_of(most)
     name, whole = best[0]["name"], most[0]["name"].lower()
-    return f"{name}: {share:.2%} of the parameters, {far:+.3f} nats over training {whole}"
+    return f"{name}: {share:.2%} of the parameters, {far:+.3f} nats over {whole}"
