@@ -29,6 +29,7 @@ from common.workloads.finetune.files import (
     read_parts,
     safetensors,
     save_parts,
+    to_peft,
 )
 from common.workloads.finetune.parts import PARTS, install, load_parts, snapshot, trained
 from common.workloads.finetune.plot_reached import reached_figure, title
@@ -38,6 +39,7 @@ from common.workloads.finetune.session import FinetuneSession
 from common.workloads.finetune.settings import Settings
 from common.workloads.finetune.texts import base_text, task_text
 from common.workloads.finetune.workload import FINETUNE
+from common.workloads.generate.published import read_safetensors
 from common.workloads.train.build import train_step
 from ladders.finetune import LADDER, METHODS, step02_adapter
 from ladders.finetune.step02_adapter import Adapter
@@ -45,7 +47,7 @@ from ladders.finetune.step03_lora_query_value import LoRA
 from ladders.finetune.step07_prefix import PrefixAttention
 from ladders.finetune.step09_dora import DoRA
 from ladders.finetune.step10_qlora import QLoRA
-from tests.conftest import SHORT_RUN, last_json, run
+from tests.conftest import PROJECT, SHORT_RUN, last_json, run
 
 CPU, HERE = torch.device("cpu"), describe("cpu")
 PLAIN = FinetuneRecipe(batch_size=2)
@@ -544,6 +546,20 @@ def test_names_are_those_of_peft():
     )
     assert peft_name("a.lora_magnitude_vector") == "base_model.model.a.lora_magnitude_vector"
     assert peft_name("prompt") == "prompt"
+
+
+def test_a_file_that_peft_wrote_gives_peft_s_logits():
+    """Left by tests/bench_peft.py, which also has peft read ours."""
+    folder, shape = PROJECT / "tests" / "peft", Shape(layers=1, heads=2, emb_dim=32, context=16,
+                                                      vocab_size=61)  # fmt: skip
+    recipe, ids = METHODS["lora"](FinetuneRecipe(rank=4, alpha=6.0)), torch.arange(12)[None]
+    model = make_run(recipe, shape, coarse_state(shape), CPU, ids[0], 1).model
+    due = read_safetensors(folder / "logits.safetensors")["logits"]
+    assert checking.apart(model(ids), due) > 1e-2  # the base alone
+    task = read_parts(folder / "adapter_model.safetensors", recipe, "b" * 64)
+    load_parts(trained(model), task)
+    assert checking.apart(model(ids), due) < 1e-6
+    assert to_peft(task).keys() == read_safetensors(folder / "adapter_model.safetensors").keys()
 
 
 def test_parts_of_gpt2_s_own_layers_are_read():
