@@ -30,8 +30,8 @@ SEED_STRIDE = 1_009  # more than there are texts to adapt to
 class Idle(torch.optim.Optimizer):
     """Of a model of which nothing is trained; torch's own refuse to have no parameters."""
 
-    def __init__(self, *_, **__) -> None:
-        super().__init__([torch.zeros(0)], {})
+    def __init__(self, *_, lr: float, **__) -> None:
+        super().__init__([torch.zeros(0)], {"lr": lr})
 
     def step(self, closure=None) -> None:
         pass
@@ -172,7 +172,9 @@ def begin_again(run: Tuned, base: State, ids: torch.Tensor, seed: int) -> Tuned:
     own = {name: base[name] for name in trained(run.model) if name in base}
     load_parts({name: trained(run.model)[name] for name in own}, own)
     begin(run.model, ids.to(run.device), seed)
-    return replace(run, optimizer=make_optimizer(run.recipe, run.model), start=snapshot(run.model))
+    optimizer = make_optimizer(run.recipe, run.model)
+    rates = Rates(optimizer, run.rates.schedule)
+    return replace(run, optimizer=optimizer, rates=rates, start=snapshot(run.model))
 
 
 def seed_of(seed: int, task: int) -> int:
