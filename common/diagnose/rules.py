@@ -11,7 +11,8 @@ from common.diagnose.remedies import WORTH, data_remedy, gaps_remedy, small_batc
 
 MIB = 2**20
 BUSY = 0.70  # of the device, at least
-WAIT = 0.10  # for data, for kernels, or for a core: less is hardly worth the work
+WAIT = 0.10  # for data or for kernels: less is hardly worth the work
+CORE_WAIT = 0.15  # one busy worker on two cores, as healthy as it can be, makes 8 to 11 %
 OTHERS = 0.10  # of all cores' time; below it is the system's own work and its coarse clock
 UNFED = "no DataLoader of torch's fed two steps or more"
 OUTSIDE = "from outside it is not seen; start the training with: -- COMMAND"
@@ -71,12 +72,14 @@ def core(r: Readings) -> Finding:
     """Whether the training is ready to go on, and other processes have the cores."""
     title = "waiting for a core"
     if r.core_wait is None:
-        return unknown("core", title, WAIT, "only Linux tells how long a thread waits for a core")
+        return unknown(
+            "core", title, CORE_WAIT, "only Linux tells how long a thread waits for a core"
+        )
     said = f"The training's main thread waited for a core {r.core_wait:.0%} of the time."
     full = r.workers is not None and r.cores is not None and r.workers >= r.cores
     if full or (r.others or 0) <= OTHERS:
-        return found("core", title, r.core_wait, WAIT, said, core_remedy(r, full))
-    return noted("core", title, r.core_wait, WAIT, f"{said[:-1]}: other programs had it.")
+        return found("core", title, r.core_wait, CORE_WAIT, said, core_remedy(r, full))
+    return noted("core", title, r.core_wait, CORE_WAIT, f"{said[:-1]}: other programs had it.")
 
 
 def core_remedy(r: Readings, full: bool) -> tuple[str, float | None, str]:
