@@ -45,7 +45,7 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     add = parser.add_argument_group("measuring").add_argument
     known = "take turns until every gain is known so closely; default: 3%% on CPUs"
     add("--resolution", type=share, metavar="P%", help=known)
-    budget = "stop at the latest then; default: 40s for each rung, less at tiny"
+    budget = "stop at the latest then; default: 40s for each rung"
     add("--budget", type=duration, metavar="TIME", help=budget)
     rounds = "one process at a time instead, N of each rung; default on accelerators: 3"
     add("--rounds", type=whole(1, 1000), metavar="N", help=rounds)
@@ -119,16 +119,17 @@ def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: i
     """
     asked = options.resolution is not None or options.budget is not None
     timed = ladder.workload.headline.noise == ROUNDS
+    by_default = planned.turns and planned.device.type == "cpu"
     if asked and options.rounds is not None:
         raise UserError("--rounds: without --resolution and --budget, which are for turns")
     if asked and not timed:
         raise UserError(f"--resolution and --budget: not for --ladder {options.ladder}, not timed")
-    if options.rounds is not None or not timed or not (asked or planned.device.type == "cpu"):
+    if options.rounds is not None or not timed or not (asked or by_default):
         return None
     usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
     return Turns(
         resolution=options.resolution or usual,
-        budget_s=options.budget or planned.budget_s or SECONDS_EACH * jobs,
+        budget_s=options.budget or SECONDS_EACH * jobs,
         steps=getattr(options, "steps", None),
     )
 

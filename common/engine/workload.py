@@ -53,7 +53,7 @@ class Planned:
     preset: str = ""
     about: tuple[str, ...] = ()  # lines to begin with: what was chosen
     rounds: int = 2  # by default
-    budget_s: float | None = None  # by default, where turns are taken; None: by the rungs' number
+    turns: bool = True  # by default on CPUs, instead of rounds
     first: Callable[[int], Settings] | None = None  # the first round's settings by rung, if others
 
 

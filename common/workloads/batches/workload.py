@@ -25,7 +25,6 @@ DOCUMENTS_ELSEWHERE = 512
 LEAST_ROWS = 4  # in a batch: fewer have little to fit together
 STEPS = {"cpu": 1}  # timed epochs of a process that takes no turns
 STEPS_ELSEWHERE = 3
-BUDGET_S = {"tiny": 100.0}  # of turns: with what a second generation's start takes, two minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,8 @@ class Batches(Training):
             settings=settings,
             about=(*told(recipe, settings, documents), planned.about[1]),
             first=self.closely(options, settings),
-            budget_s=BUDGET_S.get(planned.preset),
+            turns=planned.preset != "tiny",  # whose rates say nothing: one round, in two minutes
+            rounds=1 if planned.preset == "tiny" else planned.rounds,
         )
 
     def notes(self, records: list[dict]) -> str:
