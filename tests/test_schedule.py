@@ -4,10 +4,14 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch import nn
 
+from common.gpt.shape import Shape
 from common.scripts import trainer
 from common.workloads.train import plot_losses as plotting
-from common.workloads.train.build import train_step
+from common.workloads.train.build import build, train_step
+from common.workloads.train.recipe import Recipe
 from common.workloads.train.schedule import FLOOR, Constant, Cosine, OneCycle, Rates
 from tests.test_going_on import Place, losses
 
@@ -186,6 +190,38 @@ def test_a_batch_in_parts_is_the_whole_batch(place):
         for n in (1, 2)
     )
     assert whole == parts
+
+
+def test_a_batch_in_parts_is_sent_to_others_once():
+    """DDP would send its gradients after each backward pass; its hook sees what is sent."""
+    sent = []
+
+    def hook(_, bucket):
+        sent.append(bucket.index())
+        future = torch.futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    def wrap(model):
+        model = nn.parallel.DistributedDataParallel(model)
+        model.register_comm_hook(None, hook)
+        return model
+
+    shape, cpu = (
+        Shape(layers=1, heads=2, emb_dim=16, context=16, vocab_size=97),
+        torch.device("cpu"),
+    )
+    ids = torch.randint(shape.vocab_size, (4, shape.context))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        counts = []
+        for parts in (1, 4):
+            sent.clear()
+            train_step(build(Recipe(accumulation=parts), shape, cpu, wrap), ids, ids)
+            counts.append(sorted(sent))
+    finally:
+        dist.destroy_process_group()
+    assert counts[0] == counts[1] == [0]
 
 
 def test_clipping_shows(place):

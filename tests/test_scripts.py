@@ -112,7 +112,8 @@ def test_a_slow_evaluation_does_not_move_the_rate(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_ddp_trains_under_torchrun(tmp_path, processes):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    script = [f"{MANY}.py", *TINY, "--batch-size", "2", "--plot", str(tmp_path / "loss.png")]
+    batch = ["--batch-size", "2", "--accumulate", f"{processes}"]  # also in parts
+    script = [f"{MANY}.py", *TINY, *batch, "--plot", str(tmp_path / "loss.png")]
     done = subprocess.run(
         [*command, f"--nproc_per_node={processes}", *script],
         cwd=PROJECT,

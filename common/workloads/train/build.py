@@ -4,6 +4,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -145,9 +146,18 @@ def train_step(run: Run, inputs: torch.Tensor, targets: torch.Tensor) -> torch.T
     """
     run.optimizer.zero_grad(set_to_none=not run.recipe.keep_gradients)
     run.rates.next()  # before the backward pass, which may update
-    loss = run.update.gradients(run.objective, inputs, targets)
+    loss = run.update.gradients(run.objective, inputs, targets, alone(run.model))
     run.skipped += not run.update.apply(run.optimizer, run.model.parameters())
     return loss
+
+
+def alone(model: nn.Module) -> Callable:
+    """Makes a context in which DDP sends no gradients; one without effect where it must.
+
+    With a static graph it must: torch 2.13's reducer fails at a step that begins without.
+    """
+    waits = hasattr(model, "no_sync") and not getattr(model, "static_graph", False)
+    return model.no_sync if waits else nullcontext
 
 
 @torch.no_grad()

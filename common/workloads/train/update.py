@@ -46,17 +46,22 @@ class Update:
             self.format = partial(torch.autocast, device.type, dtype=recipe.autocast)
         self.scaler = GradScaler(device.type, enabled=recipe.loss_scaling)  # off: it does nothing
 
-    def gradients(self, objective: nn.Module, inputs, targets) -> torch.Tensor:
+    def gradients(self, objective: nn.Module, inputs, targets, alone=nullcontext) -> torch.Tensor:
         """Add the gradients of the mean loss, (), to the parameters', and return it.
 
         Of token ids (B, T) and the ids that follow them (B, T). A part weighs as much as the
         targets that it counts: windows may be of unequal length. Each must count one at least.
+        `alone`: makes a context in which no gradient is sent to other processes; they are sent
+        once, with the last part.
         """
         if self.parts == 1:
             return self.follow(objective, inputs, targets)
         whole, loss = (targets != IGNORED).sum(), 0.0
-        for ids, wanted in zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True):
-            loss = loss + self.follow(objective, ids, wanted, (wanted != IGNORED).sum() / whole)
+        parts = zip(inputs.chunk(self.parts), targets.chunk(self.parts), strict=True)
+        for number, (ids, wanted) in enumerate(parts, start=1):
+            share = (wanted != IGNORED).sum() / whole
+            with nullcontext() if number == self.parts else alone():
+                loss = loss + self.follow(objective, ids, wanted, share)
         return loss
 
     def follow(self, objective: nn.Module, inputs, targets, share=None) -> torch.Tensor:
