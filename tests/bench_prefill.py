@@ -49,15 +49,13 @@ def main() -> None:
             begin = time.perf_counter()
             model(prompt, cache, last=1)
             took[number] += [time.perf_counter() - begin] * (turn > 1)
-    foot = took[RUNGS[0]]
+    foot, tokens = took[RUNGS[0]], prompt.shape[1]
     for number, seconds in took.items():
         ratios = sorted(one / other for one, other in zip(foot, seconds, strict=True))
-        title, middle = LADDER.title(number), median(seconds)
-        print(
-            f"rung {number}, {title:32} {1e3 * middle:7.1f} ms {prompt.shape[1] / middle:8.0f} tok/s"
-            f"  x{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
-    print(f"x: over rung {RUNGS[0]}, turn by turn; from the least to the largest of {len(foot)} turns.")
+        spread = f"x{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        middle, name = median(seconds), f"rung {number}, {LADDER.title(number)}"
+        print(f"{name:40} {1e3 * middle:7.1f} ms {tokens / middle:7.0f} tok/s  {spread}")
+    print(f"x: over rung {RUNGS[0]}, turn by turn: median, least, largest of {len(foot)}")
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {shape}")
 
 
