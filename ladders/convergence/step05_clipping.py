@@ -12,6 +12,8 @@ Expected: nothing in the mean, and less spread between seeds.
 
 from dataclasses import replace
 
+import torch
+
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
@@ -27,9 +29,10 @@ def applies(device, recipe: Recipe) -> str | None:
 
 
 def in_effect(run: Run) -> str:
-    squares = (p.grad.float().square().sum() for p in run.model.parameters() if p.grad is not None)
-    found, before = sum(squares).item() ** 0.5, run.update.norm
-    if before is None or found > 1.001 * NORM:
+    gradients = [p.grad for p in run.model.parameters() if p.grad is not None]
+    found = sum(gradient.float().square().sum() for gradient in gradients).item() ** 0.5
+    before, rounding = run.update.norm, 2 * max(torch.finfo(g.dtype).eps for g in gradients)
+    if before is None or found > (1.001 + rounding) * NORM:
         raise NotInEffect(f"the optimizer was given gradients of norm {found:.2f}")
     return f"norm {before.item():.2f} to {found:.2f} at update {run.rates.done}"
 
