@@ -23,6 +23,7 @@ from common.gpt.shape import Shape
 from common.workloads.convergence import pilot as piloting
 from common.workloads.convergence import plot, session, workload
 from common.workloads.convergence.curve import Point, loss_at, reached, told
+from common.workloads.convergence.metrics import to_foots_end
 from common.workloads.convergence.pilot import cached, pilot, read, summed_up
 from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.convergence.session import EVALUATIONS, ConvergenceSession, tokens_of
@@ -103,6 +104,20 @@ def test_rounds_differ_by_weights_and_order_and_rungs_do_not(plain):
     assert losses(other)[0] != losses(plain)[0]
     assert trained(at(8)).losses[0] == plain.losses[0]
     assert CONVERGENCE.seeded(SETTINGS, 3).seed == 3
+
+
+def test_tokens_to_the_foots_end_are_seed_by_seed():
+    def record(rung: int, seed: int, *losses: float) -> dict:
+        curve = [[10.0 * k, float(k), loss] for k, loss in enumerate(losses)]
+        measured = {"curve": curve, "final_loss": losses[-1], "tokens_to_target": 1.0}
+        facts = {"series": "ladder", "status": "ok", "measurement": measured}
+        return facts | {"rung": rung, "round": seed}
+
+    feet = [record(0, 1, 5.0, 4.0, 3.0), record(0, 2, 5.0, 4.0, 2.0)]
+    same = [record(1, 1, 5.0, 3.0, 2.5), record(1, 2, 5.0, 3.0, 2.5)]
+    alone = record(1, 3, 5.0, 1.0)  # a seed that the foot has not
+    found = to_foots_end([*feet, *same, alone])
+    assert [r["measurement"]["tokens_to_target"] for r in found] == [20.0, 20.0, 10.0, None]
 
 
 def test_evaluation_is_outside_the_clock(monkeypatch):
@@ -430,6 +445,7 @@ def test_the_ladder_is_climbed_from_pilot_to_picture(climbed):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "pilot: the foot" in done.stderr and "target: a held-out loss of" in done.stderr
     assert "seconds to the target, over the foot's" in done.stdout
+    assert "tokens to the loss where the foot ended" in done.stdout
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     assert [(r["rung"], r["round"]) for r in records] == [(0, 1), (8, 1), (8, 2), (0, 2)]
     first, muon = records[:2]

@@ -8,6 +8,7 @@ from common.engine.metric import BRIEF, CSV, LOWER, PAGE, SEEDS, Metric
 from common.engine.plan import LADDER
 from common.engine.rungs import shown
 from common.engine.stats import is_open
+from common.workloads.convergence.curve import Point, told
 from common.workloads.train import metrics
 
 
@@ -84,20 +85,57 @@ METRICS = (
 )
 
 
-def seconds_text(records: list[dict]) -> str:
-    """Seconds to the target over the foot's, seed by seed, judged as tokens are in the table."""
-    gains = Gains(records, SECONDS)
+def text_below(records: list[dict]) -> str:
+    """Two more tables, judged seed by seed as tokens are in the ladder's."""
+    tables = (
+        (
+            "seconds to the target, over the foot's",
+            "above x1 is faster",
+            over_foot(records, SECONDS),
+        ),
+        (
+            "tokens to the loss where the foot ended",
+            "x2 is half",
+            over_foot(to_foots_end(records), TOKENS),
+        ),
+    )
+    return "\n".join(
+        "\n".join([f"   {what} (95 %, all rungs); {meaning}", *lines])
+        for what, meaning, lines in tables
+        if lines
+    )
+
+
+def over_foot(records: list[dict], metric: Metric) -> list[str]:
+    """A line for each rung of the table."""
+    gains = Gains(records, metric)
     groups = gains.over_baseline()
-    told, said, rows = gains.told(groups), gains.verdicts(groups), gains.of(LADDER)
+    estimates, said, rows = gains.told(groups), gains.verdicts(groups), gains.of(LADDER)
     lines = []
-    for number, estimate in told.items():
+    for number, estimate in estimates.items():
         low, ratio, high = (math.exp(v) for v in (estimate.low, estimate.value, estimate.high))
         name = rows[number][-1]["name"]
         verdict = "not told" if is_open(said[number]) else said[number]
         ends = f"({low:.2f} to {high:.2f})"
         lines.append(f"{shown(number):>2} {name:<25}{f'x{ratio:.2f}':>8} {ends:<18} {verdict}")
-    head = "   seconds to the target, over the foot's (95 %, all rungs); above x1 is faster"
-    return "\n".join([head, *lines]) if lines else ""
+    return lines
+
+
+def to_foots_end(records: list[dict]) -> list[dict]:
+    """The same, with another target: the final loss of the foot with the same seed."""
+    whole = [record for record in records if record["status"] == "ok"]
+    finals = {
+        record["round"]: record["measurement"]["final_loss"]
+        for record in whole
+        if record["series"] == LADDER and record["rung"] == 0
+    }
+    found = []
+    for record in whole:
+        target = finals.get(record["round"])
+        if target is not None:
+            curve = [Point(*point) for point in record["measurement"]["curve"]]
+            found.append(record | {"measurement": record["measurement"] | told(curve, target)})
+    return found
 
 
 def notes(records: list[dict]) -> str:

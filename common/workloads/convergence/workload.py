@@ -65,7 +65,7 @@ class Convergence(Training):
         return {"convergence": ("convergence.png", lambda path: plot_curves(records, path))}
 
     def extra_text(self, records: list[dict], closely: bool) -> str:
-        return metrics.seconds_text(records)
+        return metrics.text_below(records)
 
     # -- before measuring --
 
