@@ -117,7 +117,7 @@ def shares(folder: str) -> list[float]:
     left = TimeLeft([(t, rung) for t in turns for rung in (rungs if t % 2 else rungs[::-1])])
     found = []
     for place, record in enumerate(records):
-        left.end(record["wall_s"] if record["status"] == "ok" else None)
+        left.end(record["rung"], record["wall_s"] if record["status"] == "ok" else None)
         if ahead := sum(r["wall_s"] for r in records[place + 1 :]):
             found.append(left.seconds() / ahead)
     return found
@@ -133,9 +133,12 @@ def test_the_time_left_is_near_the_truth_from_the_second_rung_on(folder):
 def test_the_time_left_moves_while_a_rung_is_at_work():
     left = TimeLeft([(turn, rung) for turn in (1, 2) for rung in range(3)])
     assert left.seconds() is None
-    left.end(10.0)
+    left.end(0, 10.0)
     assert left.seconds() == pytest.approx(2 * 10 + 3 * 7)
     assert left.seconds(4.0) == pytest.approx(2 * 10 + 3 * 7 - 4)
     assert left.seconds(400.0) == pytest.approx(10 + 3 * 7)  # what is late takes longer, not less
-    left.end(None)  # does not apply: nor in the second round
+    left.end(1, None)  # failed: it has no part in the second round
     assert left.seconds() == pytest.approx(10 + 2 * 7)
+    left.end(2, 10.0)
+    left.end(1, None)  # and the climb says so there once more
+    assert left.seconds() == pytest.approx(2 * 7)

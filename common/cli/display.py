@@ -33,7 +33,7 @@ class Display:
         self.plan, self.workload = plan, plan.ladder.workload
         self.console = Console(highlight=False, soft_wrap=True)
         self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
-        self.turn, self.begun, self.title = 0, 0.0, ""
+        self.turn, self.what, self.begun, self.title = 0, ("", 0), 0.0, ""
         self.left_s: Callable[[], float] | None = None  # of a budget
         self.finished = 0
         self.progress = Progress(
@@ -62,7 +62,7 @@ class Display:
                 self.say(f"generation {turn}: each rung in a fresh process{ahead}")
             elif self.plan.rounds > 1:
                 self.say(f"round {turn} of {self.plan.rounds}{ahead}")
-        self.turn, self.begun = turn, time.perf_counter()
+        self.turn, self.what, self.begun = turn, (series, number), time.perf_counter()
         self.title = f"{shown(number)}  {name}" + ("" if series == "ladder" else f" ({series})")
         self.progress.reset(self.task, description=self.title)
 
@@ -97,12 +97,13 @@ class Display:
 
     def skip(self) -> None:
         """The rung said all it had to say in an earlier round."""
-        self.in_rounds.end(None)
+        self.in_rounds.end(self.what, None)
 
     def finish(self, record: dict) -> None:
         """Print the rung's line, with the time left behind it where no live line shows it."""
         self.finished += 1
-        self.in_rounds.end(record["wall_s"] if record["status"] == "ok" else None)
+        seconds = record["wall_s"] if record["status"] == "ok" else None
+        self.in_rounds.end((record["series"], record["rung"]), seconds)
         self.begun = time.perf_counter()  # what is next has not begun
         if record.get("group") and record["round"] > 1 and record["status"] == "ok":
             return  # its figures come with those of the others

@@ -16,15 +16,13 @@ class TimeLeft:
         self.first: dict[Hashable, float] = {}  # seconds of each in the first round
         self.later: dict[Hashable, float] = {}  # and the last of them since
 
-    def end(self, seconds: float | None) -> None:
-        """The next one is over and took so long; None: it is not measured, nor will it be."""
-        if not self.ahead:
-            return
-        turn, what = self.ahead.pop(0)
-        if seconds is None:
-            self.ahead = [one for one in self.ahead if one[1] != what]
-        else:
-            (self.first if turn == self.first_round else self.later)[what] = seconds
+    def end(self, what: Hashable, seconds: float | None) -> None:
+        """Its next measurement took so long; None: it is not measured, nor will it be again."""
+        rest = [one for one in self.ahead if one[1] == what]
+        for one in rest if seconds is None else rest[:1]:
+            self.ahead.remove(one)
+        if rest and seconds is not None:
+            (self.first if rest[0][0] == self.first_round else self.later)[what] = seconds
 
     def seconds(self, elapsed: float = 0.0) -> float | None:
         """Of all that is ahead; None until something has been measured, and at the end.
