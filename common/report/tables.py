@@ -163,7 +163,7 @@ def shown_at_once(workload: Workload | None) -> list[Metric]:
 
 def figure(metric: Metric, record: dict) -> str:
     value = metric.of(record) if metric.of else None
-    return f"{metric.text(value, ''):>9} {unit(metric.title)}"
+    return f" {metric.text(value, ''):>8} {unit(metric.title)}"
 
 
 def markdown_table(head: dict[str, str], rows: list[list[str]]) -> str:
