@@ -37,7 +37,7 @@ def main() -> None:
     settings = Settings(shape=shape, device="cpu", calibration_windows=1)
     windows, _ = split(read_tokens(read_text()), shape)
     state, ids = state_of(started(shape, seed=0)), windows[0][0]
-    base = Base(shape, state, windows, [ids], "untrained")
+    base = Base(shape, state, windows, [ids], f"untrained, {shape}")
     prompt, took = ids[None, : options.prompt_tokens], {number: [] for number in RUNGS}
     models = {}
     for number in RUNGS:
