@@ -28,6 +28,7 @@ from tests.conftest import (
     PROJECT,
     SHORT_RUN,
     STEPS_RUN,
+    at_work,
     fake_record,
     last_json,
     run,
@@ -118,14 +119,7 @@ def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
 
 
 def test_no_process_is_left_behind(faulty_climb):
-    """None of this session's; its cache tells them from those of others on this machine."""
-    left = [
-        child
-        for child in psutil.process_iter(["cmdline", "environ"])
-        if "common.engine.child" in (child.info["cmdline"] or ())
-        and (child.info["environ"] or {}).get("LADDER_CACHE") == os.environ["LADDER_CACHE"]
-    ]
-    assert left == []
+    assert at_work() == []
 
 
 def test_records_hold_what_a_number_needs(tiny_ladder):
