@@ -34,7 +34,7 @@ from ladders.data import LADDER, foot
 from ladders.data.step03_dynamic_padding import AsWideAsNeeded
 from ladders.data.step05_packing import DocumentGPT, MaskedAttention
 from ladders.data.step12_prefetch_to_device import Ahead
-from tests.conftest import STEPS_RUN, at_work, run, width
+from tests.conftest import at_work, climb, width
 from tests.dying import Busy, Dying, Forgetful
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
@@ -378,8 +378,8 @@ def data_ladder(tmp_path_factory):
     """Samples that cost, up to persistent workers, once."""
     out = tmp_path_factory.mktemp("data-ladder")
     few = ("--preset", "tiny", "--documents", "16", "--workers", "2", "--rounds", "1")
-    command_line = (*STEPS_RUN, "--ladder", "data", "--starved", *few, "--upto", "9")
-    return out, run(*command_line, "--json", "--out", str(out), timeout=300)
+    options = ("--ladder", "data", "--starved", *few, "--upto", "9")
+    return out, climb(*options, "--json", "--out", str(out))
 
 
 def test_every_rung_is_measured(data_ladder):
