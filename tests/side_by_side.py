@@ -26,8 +26,9 @@ HERE, FILES = Path(__file__).parent, ("__init__.py", "conftest.py")
 EVERYBODYS = {"own_environment"}  # what all tests have, which keeps none of them together
 # the longest first, so that all processes end together; whoever is not named comes behind these
 LONGEST = (
-    *("runner", "campaign", "distributed", "turns", "resume", "settle", "parallel", "scripts"),
-    *("memory", "contributing", "several", "two_hosts", "beyond", "going_on", "command_line"),
+    *("runner", "campaign", "data_ladder", "distributed", "turns", "inference", "resume", "settle"),
+    *("parallel", "scripts", "convergence", "memory", "contributing", "several", "two_hosts"),
+    *("beyond", "going_on", "finetune", "compress", "speculation", "command_line"),
 )
 
 
