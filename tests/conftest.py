@@ -1,6 +1,7 @@
 """Shared by the tests: how to run the project's commands, and one measured tiny ladder."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
+from common.cli import run as runner
 from common.engine import children
 from common.engine.climb import Climb
 from common.engine.errors import exit_on_user_error
@@ -76,18 +79,35 @@ def pytest_runtest_protocol(item):
     with contextlib.ExitStack() as stack:
         if machine := item.config.stash.get(MACHINE, None):
             stack.enter_context(machine.part())
-            if side_by_side.needs_all(item):
-                stack.enter_context(machine.whole())
         return (yield)
 
 
 @contextlib.contextmanager
-def short_climb() -> Iterator[None]:
+def short_climb(ceilings: bool = False) -> Iterator[None]:
     """A climb within it is as a SHORT_RUN."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(children, "cpu_disturbance", by_nobody)
-        patch.setattr(Climb, "measure_ceilings", no_ceilings)
+        if not ceilings:
+            patch.setattr(Climb, "measure_ceilings", no_ceilings)
         yield
+
+
+def climb(*options: str, ceilings: bool = False, **environment: str) -> subprocess.CompletedProcess:
+    """`run(*SHORT_RUN, …)` without a process of its own: what it imports, three seconds, is here.
+
+    What it measures are processes, as always.
+    """
+    said, errors = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(errors),
+        short_climb(ceilings),
+    ):
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        status = runner.main([*options])
+    return subprocess.CompletedProcess(options, status, said.getvalue(), errors.getvalue())
 
 
 @pytest.fixture(scope="session")
@@ -110,6 +130,16 @@ def run(*command: str, timeout: float = 300, **environment: str) -> subprocess.C
         text=True,
         timeout=timeout,
     )
+
+
+def at_work() -> list[psutil.Process]:
+    """The processes that measure for these tests; their cache tells them from others' here."""
+    return [
+        child
+        for child in psutil.process_iter(["cmdline", "environ"])
+        if "common.engine.child" in (child.info["cmdline"] or ())
+        and (child.info["environ"] or {}).get("LADDER_CACHE") == os.environ["LADDER_CACHE"]
+    ]
 
 
 @pytest.fixture

@@ -22,14 +22,13 @@ from common.engine.records import write_atomically
 MOST = 4  # processes: each imports torch, and measures
 WIDE = ("session", "module")  # of a fixture that several tests share: what they share is measured
 WHOLE = "whole_machine"
-# files all of whose tests have the whole machine: they look at every core, or at every process
-WHOLE_FILES = ("data_ladder", "diagnose")
 HERE, FILES = Path(__file__).parent, ("__init__.py", "conftest.py")
 EVERYBODYS = {"own_environment"}  # what all tests have, which keeps none of them together
 # the longest first, so that all processes end together; whoever is not named comes behind these
 LONGEST = (
-    *("runner", "campaign", "distributed", "turns", "resume", "settle", "parallel", "scripts"),
-    *("memory", "contributing", "several", "two_hosts", "beyond", "going_on", "command_line"),
+    *("runner", "campaign", "data_ladder", "distributed", "turns", "inference", "resume", "settle"),
+    *("parallel", "scripts", "convergence", "memory", "contributing", "several", "two_hosts"),
+    *("beyond", "going_on", "finetune", "compress", "speculation", "command_line"),
 )
 
 
@@ -54,10 +53,6 @@ def share(everything: set[int], number: int, count: int) -> set[int]:
 # -- which tests belong together --
 
 
-def needs_all(item: pytest.Item) -> bool:
-    return stem(item).startswith(WHOLE_FILES)
-
-
 def shared(item: pytest.Item) -> set[str]:
     """What keeps a test together with others.
 
@@ -66,8 +61,7 @@ def shared(item: pytest.Item) -> set[str]:
     known = item._fixtureinfo.name2fixturedefs
     made = [known[name][-1] for name in item.fixturenames if known.get(name)]
     ours = [one for one in made if one.baseid and one.scope in WIDE]
-    whole = {f"tests::{WHOLE}"} if needs_all(item) else set()
-    return whole | {f"{one.baseid}::{one.argname}" for one in ours if one.argname not in EVERYBODYS}
+    return {f"{one.baseid}::{one.argname}" for one in ours if one.argname not in EVERYBODYS}
 
 
 def together(sets: Sequence[set[str]]) -> list[set[str]]:

@@ -89,7 +89,7 @@ def test_a_rehearsal_that_is_cut_in_the_middle_of_a_rung(tmp_path):
     """Real children, a limit that ends while one works, and the same command until all is done."""
     out, eager = tmp_path / "campaign", {"CXX": "/no/such/compiler"}  # this is about the limit
     command = (*SHORT_RUN[:-1], "steps.campaign", *TINY, "--only", "steps,scripts")
-    command += ("--out", str(out))
+    command += ("--out", str(out), "--batch-size", "2")  # the scripts have none to search for
     first = run(*command, "--minutes", "30", "--each", "0.6", timeout=120, **eager)
     assert first.returncode == 0, first.stderr
     assert "the same command goes on from here" in first.stdout

@@ -36,7 +36,7 @@ from ladders.compress.step04_int8_per_channel import PerChannel
 from ladders.compress.step05_int4_in_groups import Int4
 from ladders.compress.step07_smoothquant import Smoothed
 from ladders.compress.step11_mixed_precision import FORMATS
-from tests.conftest import SHORT_RUN, run, width
+from tests.conftest import climb, width
 
 CPU = torch.device("cpu")
 PLAIN = CompressRecipe()
@@ -318,8 +318,8 @@ def compress_ladder(trained_base, tmp_path_factory):
     out = tmp_path_factory.mktemp("compress-ladder")
     shape = ("--layers", "1", "--emb-dim", "32", "--context", "32", "--base-steps", "40")
     few = ("--windows", "4", "--tune-steps", "2", "--prompt-tokens", "9", "--new-tokens", "5")
-    start = (*SHORT_RUN, "--ladder", "compress", "--preset", "tiny", *shape, *few)
-    return out, run(*start, "--only", "0,5,13,16", "--json", "--out", str(out), timeout=600)
+    start = ("--ladder", "compress", "--preset", "tiny", *shape, *few)
+    return out, climb(*start, "--only", "0,5,13,16", "--json", "--out", str(out))
 
 
 def test_rungs_are_measured(compress_ladder):

@@ -33,7 +33,7 @@ from common.workloads.train.build import build, parameter_groups, train_step
 from common.workloads.train.muon import Muon, orthogonal
 from common.workloads.train.update import Update
 from ladders.convergence import LADDER
-from tests.conftest import SHORT_RUN, fake_record, run
+from tests.conftest import climb, fake_record
 
 CPU = torch.device("cpu")
 FACTS = DeviceFacts(type="cpu", name="A CPU", vendor="cpu", memory_gib=8.0, native_bf16=True)
@@ -436,7 +436,7 @@ def climbed(tmp_path_factory):
     shape = ("--layers", "1", "--heads", "1", "--emb-dim", "8", "--context", "8")
     fixed = ("--preset", "tiny", "--device", "cpu", *shape, "--tokens", "6144", "--batch-size", "4")
     line = ("--ladder", "convergence", *fixed, "--only", "0,8", "--rounds", "2")
-    done = run(*SHORT_RUN, *line, "--json", "--out", str(out), OMP_NUM_THREADS="1")
+    done = climb(*line, "--json", "--out", str(out), OMP_NUM_THREADS="1")
     return out, done
 
 

@@ -34,7 +34,7 @@ from ladders.data import LADDER, foot
 from ladders.data.step03_dynamic_padding import AsWideAsNeeded
 from ladders.data.step05_packing import DocumentGPT, MaskedAttention
 from ladders.data.step12_prefetch_to_device import Ahead
-from tests.conftest import run, width
+from tests.conftest import at_work, climb, width
 from tests.dying import Busy, Dying, Forgetful
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
@@ -363,13 +363,11 @@ def test_a_killed_worker_costs_its_row_and_leaves_nobody():
         settings=SETTINGS,
         ladder=LADDER.address,
     )
-    before = {p.pid for p in psutil.process_iter()}
     outcome = run_job(job, timeout=60)
     assert outcome.status == "failed"
     assert "a worker that makes batches died: killed by hand" in outcome.reason
     assert "\n" not in outcome.reason
-    left = [p for p in psutil.process_iter() if p.pid not in before and "python" in p.name()]
-    assert not [p for p in left if "common.engine.child" in " ".join(p.cmdline())]
+    assert at_work() == []
 
 
 # -- measured --
@@ -380,8 +378,8 @@ def data_ladder(tmp_path_factory):
     """Samples that cost, up to persistent workers, once."""
     out = tmp_path_factory.mktemp("data-ladder")
     few = ("--preset", "tiny", "--documents", "16", "--workers", "2", "--rounds", "1")
-    command_line = ("-m", "steps.run", "--ladder", "data", "--starved", *few, "--upto", "9")
-    return out, run(*command_line, "--json", "--out", str(out), timeout=300)
+    options = ("--ladder", "data", "--starved", *few, "--upto", "9")
+    return out, climb(*options, "--json", "--out", str(out))
 
 
 def test_every_rung_is_measured(data_ladder):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +24,7 @@ from common.diagnose.wording import in_a_line, to_json, to_text
 from common.engine.gpu_watch import GpuWatch
 from common.scripts.waits import Waits
 from tests.conftest import PROJECT, last_json, run, width
+from tests.starved import WAYS
 from tests.test_gpu_watch import FakeNvml
 
 GPU = {"device": "cuda", "cores": 8, "data_wait": 0.0}
@@ -315,9 +315,20 @@ def command(*words: str, **environment: str) -> subprocess.CompletedProcess:
     return run(*DOOR[1:], *words, timeout=60, **{"PYTHONPATH": paths()} | environment)
 
 
-@cache
-def starved(how: str) -> SimpleNamespace:
-    """A training that is starved for real, and what is said of it."""
+@pytest.fixture(scope="module")
+def starved(whole_machine) -> dict[str, SimpleNamespace]:
+    """Trainings that are starved for real, each in its way, and what is said of them.
+
+    The machine is theirs: every core is looked at.
+    """
+    with whole_machine():
+        found = {how: watched(how) for how in WAYS}
+        if found["healthy"].alarms:  # a virtual machine's cores may be lent to others for a second
+            found["healthy"] = watched("healthy")
+    return found
+
+
+def watched(how: str) -> SimpleNamespace:
     done = command("--json", "--", sys.executable, "-m", "tests.starved", how)
     assert done.stderr == ""
     assert done.returncode == 7, done.stdout  # the training's own
@@ -329,40 +340,38 @@ def starved(how: str) -> SimpleNamespace:
     return SimpleNamespace(**told, by_name=findings, alarms=alarms, said=done.stdout)
 
 
-def test_samples_made_in_the_main_process_are_told():
-    seen = starved("main-process")
+def test_samples_made_in_the_main_process_are_told(starved):
+    seen = starved["main-process"]
     assert "data" in seen.alarms
     assert seen.readings["data_wait"] > 0.3  # 0.8 where nothing else runs
     assert seen.readings["loader_workers"] == 0
     assert seen.recommended["finding"] == "data"
 
 
-def test_a_worker_that_is_too_slow_is_told():
-    seen = starved("slow-worker")
+def test_a_worker_that_is_too_slow_is_told(starved):
+    seen = starved["slow-worker"]
     assert "data" in seen.alarms
     assert seen.readings["data_wait"] > 0.5
     assert seen.readings["loader_workers"] == 1
     assert seen.recommended["finding"] == "data"
 
 
-def test_more_workers_than_cores_are_told():
-    seen = starved("many-workers")
+def test_more_workers_than_cores_are_told(starved):
+    seen = starved["many-workers"]
     assert "workers" in seen.alarms
     assert seen.readings["workers"] > seen.readings["cores"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are told apart by name on Linux only")
-def test_a_worker_that_grows_is_told():
-    seen = starved("growing-worker")
+def test_a_worker_that_grows_is_told(starved):
+    seen = starved["growing-worker"]
     assert "memory" in seen.alarms
     assert seen.by_name["memory"]["value"] > 60  # MiB a minute
-    assert "memory" not in starved("slow-worker").alarms
+    assert "memory" not in starved["slow-worker"].alarms
 
 
-def test_a_healthy_training_raises_no_alarm():
-    seen = starved("healthy")
-    if seen.alarms:  # a virtual machine's cores may be lent to others for a second
-        seen = starved("healthy")
+def test_a_healthy_training_raises_no_alarm(starved):
+    seen = starved["healthy"]
     assert seen.alarms == set(), seen.said
     assert seen.recommended is None
     assert "No alarm." in seen.said

@@ -47,7 +47,7 @@ from ladders.finetune.step03_lora_query_value import LoRA
 from ladders.finetune.step07_prefix import PrefixAttention
 from ladders.finetune.step09_dora import DoRA
 from ladders.finetune.step10_qlora import QLoRA
-from tests.conftest import PROJECT, SHORT_RUN, last_json, run
+from tests.conftest import PROJECT, climb, last_json
 
 CPU, HERE = torch.device("cpu"), describe("cpu")
 PLAIN = FinetuneRecipe(batch_size=2)
@@ -695,8 +695,7 @@ def climbed(tmp_path_factory, texts):
     shape = ("--layers", "1", "--emb-dim", "32", "--context", "32", "--base-steps", "0")
     line = ("--ladder", "finetune", "--preset", "tiny", "--device", "cpu", *shape, "--only", "0,4")
     more = ("--tasks", *texts, "--updates", "4", "--rounds", "1", "--json", "--out", str(out))
-    command = (*SHORT_RUN, *line, *more)
-    return out, run(*command, OMP_NUM_THREADS="1"), command
+    return out, climb(*line, *more, OMP_NUM_THREADS="1"), (*line, *more)
 
 
 def test_the_command_measures_and_keeps_what_was_tried(climbed):
@@ -711,7 +710,7 @@ def test_the_command_measures_and_keeps_what_was_tried(climbed):
     best = max(lora["candidates"], key=lora["candidates"].get)
     assert lora["recipe"]["learning_rate"] == float(best)
     assert lora["measurement"]["seed"] == 1
-    again = run(*climbed[2], "--resume", OMP_NUM_THREADS="1")
+    again = climb(*climbed[2], "--resume", OMP_NUM_THREADS="1")
     assert "2 of 2 measurements are kept" in again.stdout, again.stderr
     assert (out / "reached.png").exists()
     assert "parts, 4,608 parameters moved" in lora["measurement"]["in_effect"]["4"]

@@ -42,7 +42,7 @@ from ladders.inference.step06_int8_weights import Int8
 from ladders.inference.step07_int4_weights import Int4
 from ladders.inference.step08_compiled_step import Fixed
 from ladders.inference.step15_static_batches import Uneven
-from tests.conftest import run, width
+from tests.conftest import climb, width
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NAIVE = GenerateRecipe()
@@ -673,8 +673,8 @@ def inference_ladder(tmp_path_factory):
     """Some rungs at the tiny preset, measured once: the last stands on all of the first eight."""
     out = tmp_path_factory.mktemp("inference-ladder")
     small = ("--preset", "tiny", "--base-steps", "2", "--rounds", "1", "--only", "0,1,6,8,10")
-    start = ("-m", "steps.run", "--ladder", "inference", *small)
-    return out, run(*start, "--json", "--out", str(out), timeout=600)
+    start = ("--ladder", "inference", *small)
+    return out, climb(*start, "--json", "--out", str(out), ceilings=True)
 
 
 def test_rungs_are_measured(inference_ladder):

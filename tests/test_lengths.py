@@ -14,7 +14,7 @@ from common.workloads.generate.plot_lengths import plot, styles
 from common.workloads.generate.session import STEPS_AFTER, GenerateSession
 from common.workloads.generate.settings import Settings
 from common.workloads.generate.workload import GENERATE
-from tests.conftest import SHORT_RUN, fake_record, run, width
+from tests.conftest import climb, fake_record, width
 from tests.test_inference import NAIVE, SETTINGS, TINY, recipe_at, taken
 
 NAMES = (
@@ -163,8 +163,8 @@ def test_the_picture_names_a_few_curves(tmp_path):
 
 def test_a_run_leaves_the_table_and_the_picture(tmp_path):
     few = ("--only", "0,2", "--rounds", "1", "--steps", "2", "--base-steps", "0")
-    start = (*SHORT_RUN, "--ladder", "inference", "--preset", "tiny", *few)
-    done = run(*start, "--lengths", "8,40", "--json", "--out", str(tmp_path))
+    start = ("--ladder", "inference", "--preset", "tiny", *few)
+    done = climb(*start, "--lengths", "8,40", "--json", "--out", str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     assert {"lengths", "lengths_md"} <= json.loads(done.stdout.splitlines()[-1]).keys()
     assert "each token, ms, after" in done.stdout

@@ -30,7 +30,7 @@ from common.workloads.train.update_check import answers_of_update, given, of_une
 from ladders.memory import LADDER, foot, step12_offload
 from ladders.memory.step05_checkpointing import CheckpointedBlock
 from ladders.memory.step06_selective_checkpointing import KeepsAttention, KeepsProducts
-from tests.conftest import PROJECT, SHORT_RUN, SMALL, run
+from tests.conftest import PROJECT, SMALL, climb
 
 CPU, HERE = torch.device("cpu"), replace(describe("cpu"), native_bf16=True)
 NUMBERS = range(1, LADDER.top + 1)
@@ -446,10 +446,8 @@ def climbed(tmp_path_factory):
     """Some of the ladder, in two rounds."""
     out = tmp_path_factory.mktemp("memory")
     options = ("--preset", "tiny", "--device", "cpu", "--steps", "2", "--layers", "1")
-    done = run(
-        *(*SHORT_RUN, "--ladder", "memory", *options, "--only", "0,6,11,12"),
-        *("--rounds", "2", "--out", str(out)),
-    )
+    options += ("--only", "0,6,11,12", "--rounds", "2", "--out", str(out))
+    done = climb("--ladder", "memory", *options)
     assert done.returncode == 0, done.stdout + done.stderr
     records = [json.loads(line) for line in (out / "records.jsonl").read_text().splitlines()]
     return out, done.stdout, records

@@ -11,6 +11,7 @@ from common.report import canvas, plot, plot_attribution
 from common.report.attribution import to_attribution
 from common.report.ending import headline
 from common.report.frame import to_frame
+from common.report.scatter import name_points, scatter
 from common.workloads.train import layers, plot_losses, plot_profile
 from common.workloads.train.parts import GAPS, PARTS, WAIT
 from common.workloads.train.profile_report import profile_markdown, to_profile
@@ -138,6 +139,27 @@ def test_a_figure_is_read_on_every_colour(colour):
     assert canvas.on("#000000") == "white"
     assert canvas.on("#FFFFFF") == "black"
     assert canvas.on(colour) == ("white" if colour == canvas.BLUE else "black")
+
+
+def test_names_of_points_are_clear_of_one_another():
+    """Two points are one, nine are a crowd, and one lies in the corner."""
+    points = [(1, 9), (1.001, 9), *((5 + x / 9, 5 + y / 3) for x in range(3) for y in range(3))]
+    points += [(10, 10)]
+    figure, (axes,) = canvas.canvas(3)
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    scatter(axes, points)
+    figure.draw_without_rendering()
+    name_points(axes, points, [f"{n}" for n in range(10, 22)])
+    names = [text for text in axes.texts if text.get_text()]
+    assert [text.get_text() for text in names] == ["10, 11", *map(str, range(12, 22))]
+    boxes = [Text.get_window_extent(text) for text in names]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    dots = axes.transData.transform(points)
+    assert not any(box.contains(*dot) for box in boxes for dot in dots)
+    assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())
+    lines = [text for text in axes.texts if not text.get_text()]
+    assert {line.xy for line in lines} <= {*points[2:11]}
+    assert lines
 
 
 def test_attribution_is_titled_with_the_largest_gains_and_says_what_they_are_over():

@@ -27,10 +27,10 @@ from tests import faulty
 from tests.conftest import (
     PROJECT,
     SHORT_RUN,
-    STEPS_RUN,
+    at_work,
+    climb,
     fake_record,
     last_json,
-    run,
     short_climb,
     width,
 )
@@ -118,14 +118,7 @@ def test_a_failed_rung_has_no_figure_anywhere(faulty_climb, tmp_path):
 
 
 def test_no_process_is_left_behind(faulty_climb):
-    """None of this session's; its cache tells them from those of others on this machine."""
-    left = [
-        child
-        for child in psutil.process_iter(["cmdline", "environ"])
-        if "common.engine.child" in (child.info["cmdline"] or ())
-        and (child.info["environ"] or {}).get("LADDER_CACHE") == os.environ["LADDER_CACHE"]
-    ]
-    assert left == []
+    assert at_work() == []
 
 
 def test_records_hold_what_a_number_needs(tiny_ladder):
@@ -180,8 +173,8 @@ def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder
     ("compiler", "status", "code"), [("/no/such/g++", "skipped", 0), ("/bin/false", "failed", 1)]
 )
 def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
-    done = run(
-        *(*SHORT_RUN, "--preset", "tiny", "--device", "cpu", "--only", "0,8"),
+    done = climb(
+        *("--preset", "tiny", "--device", "cpu", "--only", "0,8"),
         *("--rounds", "1", "--out", str(tmp_path)),
         CXX=compiler,
         TORCHINDUCTOR_CACHE_DIR=str(tmp_path / "inductor"),
@@ -195,7 +188,7 @@ def test_no_compiler_costs_one_row(tmp_path, compiler, status, code):
 
 
 def start_ladder(out, *more: str) -> subprocess.Popen:
-    command = [sys.executable, *STEPS_RUN, "--preset", "tiny", "--device", "cpu", *more]
+    command = [sys.executable, *SHORT_RUN, "--preset", "tiny", "--device", "cpu", *more]
     return subprocess.Popen(
         [*command, "--out", str(out)],
         cwd=PROJECT,
@@ -263,13 +256,11 @@ def test_a_killed_runner_leaves_no_child(tmp_path):
 
 def test_a_killed_child_costs_one_row(tmp_path):
     ladder = start_ladder(tmp_path, "--only", "0,1", "--rounds", "1")
-    seen: list[psutil.Process] = []
     deadline = time.monotonic() + 60
-    while len(seen) < 2:  # the first measures the ceilings, the second rung 0
+    while not (seen := measuring_children(ladder)):
         assert time.monotonic() < deadline
-        seen += [child for child in measuring_children(ladder) if child not in seen]
         time.sleep(0.1)
-    seen[1].kill()
+    seen[0].kill()
     ladder.communicate(timeout=120)
     assert ladder.returncode == 1
     first, second = Records(tmp_path / "records.jsonl").read()

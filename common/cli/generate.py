@@ -30,8 +30,8 @@ from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.sampling import Sampler, sampler_for
 from common.workloads.generate.session import build
 from common.workloads.generate.settings import Settings
-from common.workloads.generate.workload import GENERATE
-from common.workloads.train.options import add_model_options, chosen
+from common.workloads.generate.workload import BASE_STEPS, GENERATE
+from common.workloads.train.options import add_model_options, base_steps, chosen
 from ladders.inference import LADDER
 from ladders.inference.step04_sdpa import WideAttention
 
@@ -88,7 +88,7 @@ def say(options: Namespace) -> None:
         device=device.type,
         text=options.text,
         weights=options.weights,
-        base_steps=GENERATE.base_steps(options, work.preset),
+        base_steps=base_steps(options, BASE_STEPS.get(work.preset, 0)),
     )
     weights = weights_for(settings)
     rung, model, cache = fastest(settings, device, weights.state, len(ids) + count)

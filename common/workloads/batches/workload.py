@@ -17,6 +17,7 @@ from common.workloads.batches.recipe import FedRecipe
 from common.workloads.batches.session import FedSession
 from common.workloads.batches.settings import Settings
 from common.workloads.batches.walks import Walks
+from common.workloads.train.metrics import first_measured
 from common.workloads.train.workload import MOST_PER_CORE, Training
 
 # in an epoch, which is a step of the clock: seconds at the foot
@@ -80,10 +81,11 @@ class Batches(Training):
         )
 
     def notes(self, records: list[dict]) -> str:
-        found = next((r["measurement"]["feed"] for r in records if r["status"] == "ok"), None)
+        found = first_measured(records)
         if found is None:
             return super().notes(records)
-        return f"{super().notes(records)}. {counted(found, records[0]['settings']['shape'])}"
+        fed = counted(found["feed"], records[0]["settings"]["shape"])
+        return f"{super().notes(records)}. {fed}"
 
     def check(
         self, recipe: FedRecipe, against: Against, settings: Settings, device: torch.device

@@ -130,29 +130,18 @@ METRICS = (
 
 def describe(records: list[dict]) -> str:
     """Device, shape, lengths, and versions in one line."""
-    first = records[0]
-    machine, settings = first["machine"], first["settings"]
-    shape, threads = settings["shape"], f" ({machine['threads']} threads)"
-    return (
-        f"{machine['device']}{threads if machine['device_type'] == 'cpu' else ''}, "
-        f"{shape['layers']} layers, {shape['heads']} heads, width {shape['emb_dim']}, "
-        f"context {shape['context']}, prompt {settings['prompt_tokens']}, "
-        f"{settings['new_tokens']} new tokens, torch {first['versions']['torch']}, {first['date']}"
-    )
+    prompt, new = (records[0]["settings"][name] for name in ("prompt_tokens", "new_tokens"))
+    return metrics.described(records, f"prompt {prompt}, {new} new tokens")
 
 
 def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
-    first = records[0]
-    one = next((r["measurement"] for r in records if r["status"] == "ok"), None)
+    one = metrics.first_measured(records)
     weights, text = (one["weights"]["source"], one["text_source"]) if one else ("?", "?")
     windows = one["quality"]["windows"] if one else "?"
-    changed = " (changed)" if first["dirty"] else ""
     return (
-        f"{describe(records)}. {metrics.taken(records)} after {first['settings']['warmup']}. "
-        f"Weights: {weights}. Losses: over {windows} held-out windows of {text}. "
-        f"Commit {str(first['commit'])[:10]}{changed}: `{first['command']}`"
-        + (f" ({first['remark']})" if first.get("remark") else "")
+        f"{describe(records)}. {metrics.taken(records)}. Weights: {weights}. Losses: over "
+        f"{windows} held-out windows of {text}. {metrics.origin(records)}"
     )
 
 

@@ -6,19 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from common.engine.rungs import shown
-from common.report.canvas import (
-    BLUE,
-    GREY,
-    ORANGE,
-    PALE,
-    SMALL,
-    TEXT,
-    canvas,
-    frame_texts,
-    head,
-    look,
-    save,
-)
+from common.report.canvas import ORANGE, PALE, SMALL, TEXT, canvas, frame_texts, head, look, save
+from common.report.scatter import name_points, scatter
 from common.workloads.compress.metrics import MIB, describe
 from common.workloads.train.metrics import tok_per_s
 
@@ -48,15 +37,16 @@ def pareto_figure(records: list[dict]):
     losses = [r["measurement"]["quality"]["delta"] for r in rungs]
     speeds = [tok_per_s(r) for r in rungs]
     figure, (left, right, keys) = canvas(4.2, (4, 4, 2.6))
-    draw(left, sizes, [min(loss, LARGE) for loss in losses], rungs)
+    by_loss = [(size, min(loss, LARGE)) for size, loss in zip(sizes, losses, strict=True)]
+    by_speed = [*zip(sizes, speeds, strict=True)]
+    scatter(left, by_loss)
     ends = [[r["measurement"]["quality"][f"delta_{end}"] for r in rungs] for end in ("low", "high")]
     if None not in ends[0]:
         left.vlines(sizes, *(np.minimum(end, LARGE) for end in ends), PALE, zorder=0)
     best = front([*zip(sizes, losses, strict=True)])
-    line = [[values[n] for n in best] for values in (sizes, [min(v, LARGE) for v in losses])]
-    left.plot(*line, color=ORANGE, linewidth=1, zorder=1)
+    left.plot(*zip(*(by_loss[n] for n in best), strict=True), color=ORANGE, linewidth=1, zorder=1)
     head(left, "loss over float32's, nats, 95 % interval", 42)
-    draw(right, sizes, speeds, rungs)
+    scatter(right, by_speed)
     head(right, "decoding, tok/s", 40)
     for axes in (left, right):
         axes.set_xlabel("file, MiB", fontsize=TEXT)
@@ -73,14 +63,10 @@ def pareto_figure(records: list[dict]):
     above = ", ".join(high)
     said = f"Above {LARGE:g} nats, at the upper end: {above}" if above else ""
     frame_texts(figure, title(rungs, sizes, losses), [said, describe(records)])
+    numbers = [shown(r["rung"]) for r in rungs]
+    name_points(left, by_loss, numbers)
+    name_points(right, by_speed, numbers)
     return figure
-
-
-def draw(axes, sizes: list[float], values: list[float], rungs: list[dict]) -> None:
-    axes.scatter(sizes, values, color=BLUE, s=14, zorder=2)
-    beside = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": SMALL, "color": GREY}
-    for size, value, record in zip(sizes, values, rungs, strict=True):
-        axes.annotate(shown(record["rung"]), (size, value), **beside)
 
 
 def title(rungs: list[dict], sizes: list[float], losses: list[float], most: float = 0.05) -> str:

@@ -1,6 +1,6 @@
 """A recipe says how a model is made smaller. A rung of the ladder `compress` changes its fields."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -13,11 +13,11 @@ from common.workloads.compress.choices import (
     Unscaled,
 )
 from common.workloads.compress.formats import Format, Plain
-from common.workloads.train.recipe import imported, plain, rebuilt, recognized
+from common.workloads.train.recipe import Written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CompressRecipe:
+class CompressRecipe(Written):
     """Every choice that a rung may make, at its plain default. Each field is read in one place."""
 
     dtype: torch.dtype = torch.float32  # of activations, and of weights that are not compressed
@@ -35,17 +35,3 @@ class CompressRecipe:
     def controls(self) -> dict[str, "CompressRecipe"]:
         """What the recipe's result is to be held against, by name."""
         return self.training.controls(self) | self.pruning.controls(self)
-
-    def to_json(self) -> dict:
-        """The fields as plain values: classes and dtypes by name."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, values: dict) -> "CompressRecipe":
-        """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
-        return rebuilt(values, imported, cls)
-
-    @classmethod
-    def from_record(cls, values: dict) -> "CompressRecipe":
-        """The same from a file: only types of this project and of torch. Raises ValueError."""
-        return rebuilt(values, recognized, cls)

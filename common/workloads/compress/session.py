@@ -4,17 +4,14 @@ The model is read from the file that is counted. Prefill is timed apart, after t
 quality is measured then.
 """
 
-import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from statistics import median
 
 import torch
 
-from common.accelerator.device import PeakMemory, give_back, make_clock, room, synchronize
+from common.accelerator.device import PeakMemory, give_back, make_clock, room
 from common.engine.clock import Clock
-from common.engine.contract import Disturbed
 from common.engine.session import Session, Timed
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.compress.base import base_for
@@ -25,9 +22,7 @@ from common.workloads.compress.parts import parts_of
 from common.workloads.compress.quality import compare, held_out
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.settings import Settings
-
-PREFILLS = 5  # timed, after one that is not
-SAME = 1e-3  # relative: a step is the same computation as any other
+from common.workloads.generate.session import refuse_other_answers, time_of_prompt
 
 
 @dataclass(slots=True)
@@ -114,17 +109,13 @@ class CompressSession(Session):
         return room(self.device) or super().room()
 
     def audit(self) -> None:
-        others = sum(not torch.equal(one, self.decoded[0]) for one in self.decoded)
-        if others:
-            raise Disturbed(f"{others} of {len(self.decoded)} steps decoded other tokens")
-        apart = (self.last - self.first).norm() / self.first.norm()
-        if not apart < SAME:
-            raise Disturbed(f"the last step's logits differ from the first one's by {apart:.1e}")
+        refuse_other_answers(self.decoded, self.first, self.last)
 
     def values(self, timed: Timed, tell: Callable[[str], None]) -> dict:
         """Times in seconds, sizes in bytes, losses in nats."""
         packed, reserved = self.run.compressed, self.peaks[0]
-        prefill_s = self.time_of_prefill(tell)
+        tell("prompts")
+        prefill_s = time_of_prompt(self.prefill, self.device)
         tell("held-out loss")
         plain = of_parts(parts_of(self.base.state, self.base.shape.heads)).to(self.device)
         controls = {}
@@ -147,15 +138,3 @@ class CompressSession(Session):
             "text_source": self.text.source,
             "weights": self.base.told,
         }
-
-    def time_of_prefill(self, tell: Callable[[str], None]) -> float:
-        """Seconds for the prompt, and the head at its last position: the median of some."""
-        tell("prompts")
-        seconds = []
-        for _ in range(1 + PREFILLS):
-            synchronize(self.device)
-            begin = time.perf_counter()
-            self.prefill()
-            synchronize(self.device)
-            seconds.append(time.perf_counter() - begin)
-        return median(seconds[1:])

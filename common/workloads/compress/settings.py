@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from common.engine import session
-from common.gpt.shape import Shape
+from common.workloads.train.settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(session.Settings):
+class Settings(ModelSettings):
     """The same for every rung of a run. A timed step decodes `new_tokens` after the prompt."""
 
-    shape: Shape
     text: str | None = None  # a file; None: what `read_text` finds
     calibration: str | None = None  # a file; None: windows of the text that is trained on
     prompt_tokens: int = 96
@@ -21,7 +19,3 @@ class Settings(session.Settings):
     windows: int = 32  # held out, that losses are compared on
     calibration_windows: int = 16
     budget_bytes: int | None = None  # of the file with formats mixed; None: a sixth of float32's
-
-    @classmethod
-    def from_json(cls, plain: dict) -> "Settings":
-        return cls(**plain | {"shape": Shape(**plain["shape"])})

@@ -1,18 +1,16 @@
 """Making a GPT-2 smaller, at what loss: the workload of the ladder `compress`."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 
-from common.accelerator.device import describe_in_child, pick_type, torch_facts
-from common.engine.device import DeviceFacts, container_quota, threads_allowed
+from common.accelerator.device import describe_in_child, pick_type
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole
-from common.engine.workload import Check, Launch, Planned, Workload, Writer
+from common.engine.workload import Check, Planned, Writer
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.compress import metrics
 from common.workloads.compress.base import Base, base_for
@@ -22,6 +20,7 @@ from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.session import CompressSession
 from common.workloads.compress.settings import Settings
 from common.workloads.train.options import add_model_options, chosen
+from common.workloads.train.shared import ModelWorkload
 
 PROMPT, NEW = {"tiny": 32}, {"tiny": 16}  # tokens, by preset
 PROMPT_ELSEWHERE, NEW_ELSEWHERE = 192, 32
@@ -46,12 +45,14 @@ def one_of(*allowed: int) -> Callable[[str], int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compress(Workload):
+class Compress(ModelWorkload):
     """A model's file, its loss, and decoding with it."""
 
     recipe: type[CompressRecipe] = CompressRecipe
     settings: type[Settings] = Settings
     times_its_end: bool = True  # prompts are timed after the steps
+    must_agree: tuple[str, ...] = ("windows", "base_steps", "prompt_tokens", "new_tokens")
+    called: str = "shapes or texts"
 
     # -- in reports --
 
@@ -60,19 +61,6 @@ class Compress(Workload):
 
     def notes(self, records: list[dict]) -> str:
         return metrics.notes(records)
-
-    def given(self, records: list[dict]) -> dict:
-        found = next((r["measurement"] for r in records if r["status"] == "ok"), None)
-        return {
-            "text": found and found["text_sha256"][:12],
-            "weights": found and found["weights"]["source"],
-        }
-
-    def unlike(self, a: dict, b: dict) -> str:
-        one, other = ({**r["settings"], **r["settings"]["shape"]} for r in (a, b))
-        names = (*a["settings"]["shape"], "windows", "base_steps", "prompt_tokens", "new_tokens")
-        fields = [f"{k} {one[k]} and {other[k]}" for k in names if one[k] != other[k]]
-        return f"different shapes or texts: {', '.join(fields)}" if fields else ""
 
     def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
         return {"pareto": ("pareto.png", lambda path: plot_pareto(records, path))}
@@ -158,31 +146,7 @@ class Compress(Workload):
             rounds=1,
         )
 
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
-    def launch(self, recipe: CompressRecipe) -> Launch:
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=limits)
-
     # -- in the process that measures --
-
-    def dump(self, recipe: CompressRecipe) -> dict:
-        return recipe.to_json()
-
-    def load(self, values: dict) -> CompressRecipe:
-        return CompressRecipe.from_json(values)
-
-    def recall(self, values: dict) -> CompressRecipe:
-        return CompressRecipe.from_record(values)
-
-    def load_settings(self, values: dict) -> Settings:
-        return self.settings.from_json(values)
-
-    @contextmanager
-    def place(self, recipe, settings: Settings) -> Iterator[torch.device]:
-        yield torch.device(settings.device)
 
     def check(
         self, recipe: CompressRecipe, against: Against, settings: Settings, device: torch.device

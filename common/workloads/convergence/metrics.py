@@ -140,18 +140,15 @@ def to_foots_end(records: list[dict]) -> list[dict]:
 
 def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
-    first = records[0]
-    settings, pilot = first["settings"], first["settings"]["pilot"]
+    settings = records[0]["settings"]
     seeds = max(record["round"] for record in records)
-    changed = " (changed)" if first["dirty"] else ""
     finals = ", ".join(
         f"{rate}: {'no number' if loss is None else format(loss, '.3f')}"
-        for rate, loss in pilot["final"].items()
+        for rate, loss in settings["pilot"]["final"].items()
     )
     return (
         f"{metrics.describe(records)}. {seeds} seeds of weights and order, {settings['tokens']:,} "
         f"tokens (bytes of text) each; target {settings['target']:.3f} nats, set before by a pilot "
         f"of the foot (final loss by learning rate: {finals}). Every rung's learning rate is the "
-        f"best of as many, by one seed more. Commit {str(first['commit'])[:10]}{changed}: "
-        f"`{first['command']}`"
+        f"best of as many, by one seed more. {metrics.origin(records)}"
     )

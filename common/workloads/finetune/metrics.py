@@ -111,14 +111,11 @@ METRICS = (
 
 def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
-    first = records[0]
-    one = next((r["measurement"] for r in records if r["status"] == "ok"), None)
+    one, settings = metrics.first_measured(records), records[0]["settings"]
     weights, texts = (one["weights"]["source"], one["text_source"]) if one else ("?", "?")
-    settings, changed = first["settings"], " (changed)" if first["dirty"] else ""
     updates = (settings["steps"] + settings["warmup"]) // 2
     seeds = max(record["round"] for record in records)
     return (
         f"{metrics.describe(records)}. {updates} updates on each text, {seeds} seeds. Base: "
-        f"{weights}. Texts: {texts}. Commit {str(first['commit'])[:10]}{changed}: "
-        f"`{first['command']}`" + (f" ({first['remark']})" if first.get("remark") else "")
+        f"{weights}. Texts: {texts}. {metrics.origin(records)}"
     )

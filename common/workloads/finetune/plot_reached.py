@@ -1,15 +1,12 @@
 """A picture: what is learnt and what is forgotten, over the parameters that are trained."""
 
-from math import log10
 from pathlib import Path
 from statistics import median
 
 from common.engine.rungs import shown
-from common.report.canvas import BLUE, GREY, ORANGE, SMALL, TEXT, canvas, frame_texts, head, save
+from common.report.canvas import ORANGE, SMALL, TEXT, canvas, frame_texts, head, save
+from common.report.scatter import name_points, scatter
 from common.workloads.train.metrics import describe
-
-Point = tuple[float, float]
-CELLS, NEAR = 20, 0.15  # of the heights; of a power of ten
 
 
 def plot_reached(records: list[dict], path: Path) -> None:
@@ -22,23 +19,27 @@ def reached_figure(records: list[dict]):
     trained = [rung for rung in rungs if count_of(rung)]
     base = next((rung for rung in rungs if not count_of(rung)), None)
     figure, (left, right, keys) = canvas(4.0, (4, 4, 2.8))
+    drawn = {}
     for axes, key, text in (
         (left, "held_out_loss", "learnt: held-out loss of both texts, nats"),
         (right, "base_text_loss", "forgotten: loss on the base's text, nats"),
     ):
-        points = [(count_of(rung), middle(rung, key)) for rung in trained]
-        draw(axes, points, trained)
+        drawn[axes] = [(count_of(rung), middle(rung, key)) for rung in trained]
         if base:
             axes.axhline(middle(base, key), color=ORANGE, linewidth=1)
         head(axes, text, 44)
         axes.set_xlabel("trained parameters", fontsize=TEXT)
         if trained:
+            scatter(axes, drawn[axes])
             axes.set_xscale("log")
     keys.set_axis_off()
     names = [f"{shown(rung[0]['rung']):>2} {rung[0]['name']}" for rung in trained]
     keys.text(0, 1, "\n".join(names), va="top", fontsize=SMALL, family="monospace", linespacing=1.5)
     line = f"Line: {base[0]['name']}" if base else ""
     frame_texts(figure, title(trained), [line, describe(records)])
+    for axes, points in drawn.items():
+        if points:
+            name_points(axes, points, [shown(rung[0]["rung"]) for rung in trained])
     return figure
 
 
@@ -58,20 +59,6 @@ def count_of(rung: list[dict]) -> int:
 def middle(rung: list[dict], key: str) -> float:
     """The median over seeds."""
     return median(record["measurement"][key] for record in rung)
-
-
-def draw(axes, points: list[Point], rungs: list[list[dict]]) -> None:
-    """Rungs that are near one another share a label."""
-    heights = [y for _, y in points]
-    cell = (max(heights, default=0) - min(heights, default=0)) / CELLS or 1
-    labels: dict[Point, list[str]] = {}
-    for (x, y), rung in zip(points, rungs, strict=True):
-        axes.scatter([x], [y], color=BLUE, s=14)
-        near = (p for p in labels if abs(log10(p[0] / x)) < NEAR and abs(p[1] - y) < cell)
-        labels.setdefault(next(near, (x, y)), []).append(shown(rung[0]["rung"]))
-    beside = {"xytext": (3, 3), "textcoords": "offset points", "fontsize": SMALL, "color": GREY}
-    for point, numbers in labels.items():
-        axes.annotate(", ".join(numbers), point, **beside)
 
 
 def title(rungs: list[list[dict]]) -> str:

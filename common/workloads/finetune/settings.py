@@ -2,15 +2,13 @@
 
 from dataclasses import dataclass
 
-from common.engine import session
-from common.gpt.shape import Shape
+from common.workloads.train.settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(session.Settings):
+class Settings(ModelSettings):
     """The same for every rung of a run. A step is an update; half of all are on each text."""
 
-    shape: Shape
     text: str | None = None  # the base's, a file; None: half of what `read_text` finds
     tasks: tuple[str, ...] = ()  # two files; none: what every Python carries
     weights: str | None = None  # a file; None: a base model, trained here
@@ -21,11 +19,3 @@ class Settings(session.Settings):
     def updates(self) -> int:
         """On each text, those of the warm-up counted in."""
         return (self.warmup + self.steps) // 2
-
-    def to_json(self) -> dict:
-        return super().to_json() | {"tasks": list(self.tasks)}  # as it comes back from a file
-
-    @classmethod
-    def from_json(cls, plain: dict) -> "Settings":
-        own = {"shape": Shape(**plain["shape"]), "tasks": tuple(plain["tasks"])}
-        return cls(**plain | own)

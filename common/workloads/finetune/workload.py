@@ -1,26 +1,25 @@
 """Adapting a GPT-2 to a text: the workload of the ladder `finetune`."""
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from common.accelerator.device import describe_in_child, pick_type, torch_facts
-from common.engine.device import DeviceFacts, container_quota, threads_allowed
+from common.accelerator.device import describe_in_child, pick_type
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole
-from common.engine.workload import Check, Launch, Planned, Workload, Writer
+from common.engine.workload import Check, Planned, Writer
 from common.workloads.finetune import metrics
 from common.workloads.finetune.parts import refuse_rank
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.finetune.session import FinetuneSession
 from common.workloads.finetune.settings import Settings
 from common.workloads.finetune.texts import TaskText, base_weights, task_texts
-from common.workloads.train.options import MOST, add_model_options, chosen
+from common.workloads.train.options import MOST, add_model_options, base_steps, chosen
+from common.workloads.train.shared import ModelWorkload
 
 BASE_STEPS = {"tiny": 300, "cpu": 300}  # larger ones are left untrained
 UPDATES, UPDATES_ELSEWHERE = {"tiny": 12, "cpu": 16}, 100  # on each text
@@ -29,12 +28,14 @@ WARMUP = 2  # updates, before the clock starts: they train as well
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Workload):
+class Finetune(ModelWorkload):
     """A base, adapted to two texts by a method."""
 
     recipe: type[FinetuneRecipe] = FinetuneRecipe
     settings: type[Settings] = Settings
     times_its_end: bool = True  # answers and switches are timed after the updates
+    must_agree: tuple[str, ...] = ("steps", "warmup", "base_steps")
+    called: str = "shapes or updates"
     near: float = 0.0  # rates see the same windows: the least loss is taken
 
     # -- in reports --
@@ -46,17 +47,11 @@ class Finetune(Workload):
         return metrics.notes(records)
 
     def given(self, records: list[dict]) -> dict:
-        found = next((r["measurement"] for r in records if r["status"] == "ok"), None)
+        found = metrics.metrics.first_measured(records)
         return {
             "texts": found and " ".join(sha[:12] for sha in found["text_sha256"]),
             "weights": found and found["weights"]["source"],
         }
-
-    def unlike(self, a: dict, b: dict) -> str:
-        one, other = ({**r["settings"], **r["settings"]["shape"]} for r in (a, b))
-        names = (*a["settings"]["shape"], "steps", "warmup", "base_steps")
-        fields = [f"{k} {one[k]} and {other[k]}" for k in names if one[k] != other[k]]
-        return f"different shapes or updates: {', '.join(fields)}" if fields else ""
 
     def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
         return {"reached": ("reached.png", lambda path: plot_reached(records, path))}
@@ -80,8 +75,7 @@ class Finetune(Workload):
     def plan(self, options: Namespace) -> Planned:
         device = describe_in_child(pick_type(options.device))
         work = chosen(options, device)
-        if options.weights is not None and options.base_steps is not None:
-            raise UserError("--base-steps: without --weights, which is not trained here")
+        trained = base_steps(options, BASE_STEPS.get(work.preset, 0))
         refuse_rank(options.rank, work.shape.emb_dim)
         updates = options.updates or UPDATES.get(work.preset, UPDATES_ELSEWHERE)
         settings = Settings(
@@ -92,7 +86,7 @@ class Finetune(Workload):
             text=options.text,
             tasks=tuple(options.tasks or ()),
             weights=options.weights,
-            base_steps=self.base_steps(options, work.preset),
+            base_steps=trained,
         )
         recipe = FinetuneRecipe(batch_size=work.recipe.batch_size, rank=options.rank)
         texts = task_texts(settings)
@@ -114,45 +108,14 @@ class Finetune(Workload):
             rounds=SEEDS.get(work.preset, SEEDS_ELSEWHERE),
         )
 
-    @staticmethod
-    def base_steps(options: Namespace, preset: str) -> int:
-        if options.weights is not None:
-            return 0
-        usual = BASE_STEPS.get(preset, 0)
-        return usual if options.base_steps is None else options.base_steps
-
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
     def record_facts(self, recipe, settings: Settings, device: DeviceFacts) -> dict:
         return {"format": recipe.format if recipe else None}
-
-    def launch(self, recipe: FinetuneRecipe) -> Launch:
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=limits)
 
     def rate(self, record: dict) -> float:
         """By the windows that are kept for choosing; those that are reported choose nothing."""
         return 1 / record["measurement"]["tuning_loss"]
 
     # -- in the process that measures --
-
-    def dump(self, recipe: FinetuneRecipe) -> dict:
-        return recipe.to_json()
-
-    def load(self, values: dict) -> FinetuneRecipe:
-        return FinetuneRecipe.from_json(values)
-
-    def recall(self, values: dict) -> FinetuneRecipe:
-        return FinetuneRecipe.from_record(values)
-
-    def load_settings(self, values: dict) -> Settings:
-        return self.settings.from_json(values)
-
-    @contextmanager
-    def place(self, recipe, settings: Settings) -> Iterator[torch.device]:
-        yield torch.device(settings.device)
 
     def check(
         self, recipe: FinetuneRecipe, against: Against, settings: Settings, device: torch.device

@@ -5,7 +5,7 @@ from statistics import median
 
 from common.engine.metric import BRIEF, CSV, EXACT, HIGHER, LOWER, Metric
 from common.workloads.train import metrics
-from common.workloads.train.metrics import measured, taken
+from common.workloads.train.metrics import measured
 
 MIB = 2**20
 
@@ -216,30 +216,19 @@ METRICS = (
 
 def describe(records: list[dict]) -> str:
     """Device, shape, lengths, and versions in one line."""
-    first = records[0]
-    machine, settings = first["machine"], first["settings"]
-    prompt, new = settings["prompt_tokens"], settings["new_tokens"]
-    shape, requests = settings["shape"], first["baseline"]["requests"]
-    threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
-    return (
-        f"{machine['device']}{threads}, {shape['layers']} layers, {shape['heads']} heads, "
-        f"width {shape['emb_dim']}, context {shape['context']}, prompt {prompt}, "
-        f"{new} new tokens, {requests} request{'s' * (requests > 1)}, "
-        f"torch {first['versions']['torch']}, {first['date']}"
-    )
+    prompt, new = (records[0]["settings"][name] for name in ("prompt_tokens", "new_tokens"))
+    requests = records[0]["baseline"]["requests"]
+    lengths = f"prompt {prompt}, {new} new tokens"
+    return metrics.described(records, f"{lengths}, {requests} request{'s' * (requests > 1)}")
 
 
 def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
-    first = records[0]
-    one = next((r["measurement"] for r in records if r["status"] == "ok"), None)
+    one = metrics.first_measured(records)
     weights, text = (one["weights"]["source"], one["text_source"]) if one else ("?", "?")
-    weights += shared(records)
-    changed = " (changed)" if first["dirty"] else ""
     return (
-        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. "
-        f"Weights: {weights}. Prompt: {text}. Commit {str(first['commit'])[:10]}{changed}: "
-        f"`{first['command']}`" + (f" ({first['remark']})" if first.get("remark") else "")
+        f"{describe(records)}. {metrics.taken(records)}. Weights: {weights}{shared(records)}. "
+        f"Prompt: {text}. {metrics.origin(records)}"
     )
 
 

@@ -1,6 +1,6 @@
 """A recipe says how text is generated. A rung of the ladder `inference` changes its fields."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 
@@ -9,11 +9,11 @@ from common.workloads.generate.linears import Linear
 from common.workloads.generate.model import Attention
 from common.workloads.generate.speculation import Draft
 from common.workloads.generate.stream import Schedule
-from common.workloads.train.recipe import imported, plain, rebuilt, recognized
+from common.workloads.train.recipe import Written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class GenerateRecipe:
+class GenerateRecipe(Written):
     """Every choice that a rung may make, at its plain default. Each field is read in one place."""
 
     cache: type[Cache] = Recomputed  # what is kept of the tokens so far
@@ -33,17 +33,3 @@ class GenerateRecipe:
     def format(self) -> str:
         """The number format of the weight matrices: "float32", "bfloat16", "int8", "int4"."""
         return self.linear.format or str(self.dtype).removeprefix("torch.")
-
-    def to_json(self) -> dict:
-        """The fields as plain values: classes and dtypes by name."""
-        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_json(cls, values: dict) -> "GenerateRecipe":
-        """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
-        return rebuilt(values, imported, cls)
-
-    @classmethod
-    def from_record(cls, values: dict) -> "GenerateRecipe":
-        """The same from a file: only types of this project and of torch. Raises ValueError."""
-        return rebuilt(values, recognized, cls)

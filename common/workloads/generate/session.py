@@ -121,6 +121,30 @@ def prompts(windows: Windows, requests: int, tokens: int) -> torch.Tensor:
     return torch.stack([windows[number][0][:tokens] for number in numbers])
 
 
+def refuse_other_answers(
+    decoded: list[torch.Tensor], first: torch.Tensor, last: torch.Tensor
+) -> None:
+    """Raises Disturbed where steps decoded other tokens, or the last one's logits are others."""
+    others = sum(not torch.equal(one, decoded[0]) for one in decoded)
+    if others:
+        raise Disturbed(f"{others} of {len(decoded)} steps decoded other tokens")
+    apart = (last - first).norm() / first.norm()
+    if not apart < SAME:
+        raise Disturbed(f"the last step's logits differ from the first one's by {apart:.1e}")
+
+
+def time_of_prompt(prefill: Callable[[], torch.Tensor], device: torch.device) -> float:
+    """Seconds for a prompt and the token after it: the median of some."""
+    seconds = []
+    for _ in range(1 + PREFILLS):
+        synchronize(device)
+        begin = time.perf_counter()
+        prefill()
+        synchronize(device)
+        seconds.append(time.perf_counter() - begin)
+    return median(seconds[1:])
+
+
 class GenerateSession(Session):
     """One process that decodes."""
 
@@ -261,12 +285,7 @@ class GenerateSession(Session):
         if set(self.lengths) != {self.due}:
             ended = sorted(set(self.lengths))
             raise Disturbed(f"steps ended at {ended} tokens instead of {self.due}")
-        others = sum(not torch.equal(one, self.decoded[0]) for one in self.decoded)
-        if others:
-            raise Disturbed(f"{others} of {len(self.decoded)} steps decoded other tokens")
-        apart = (self.last - self.first).norm() / self.first.norm()
-        if not apart < SAME:
-            raise Disturbed(f"the last step's logits differ from the first one's by {apart:.1e}")
+        refuse_other_answers(self.decoded, self.first, self.last)
         if self.run.draft:
             self.refuse_unlikely()
 
@@ -325,16 +344,9 @@ class GenerateSession(Session):
         }
 
     def time_to_first_token(self, tell: Callable[[str], None]) -> float:
-        """Seconds from a prompt to the token after it, the median of some."""
+        """Seconds from a prompt to the token after it."""
         tell("prompts")
-        seconds = []
-        for _ in range(1 + PREFILLS):
-            synchronize(self.device)
-            begin = time.perf_counter()
-            self.prefill()
-            synchronize(self.device)
-            seconds.append(time.perf_counter() - begin)
-        return median(seconds[1:])
+        return time_of_prompt(self.prefill, self.device)
 
     def after_other_prompts(self, tell: Callable[[str], None]) -> dict[str, list[float]]:
         """Seconds of steps after prompts of other lengths, by tokens; in sessions of their own."""

@@ -2,18 +2,16 @@
 
 from dataclasses import dataclass
 
-from common.engine import session
-from common.gpt.shape import Shape
+from common.workloads.train.settings import ModelSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(session.Settings):
+class Settings(ModelSettings):
     """The same for every rung of a run. A timed step decodes `new_tokens` of every request.
 
     Of a stream's requests these are the longest prompt and the longest answer.
     """
 
-    shape: Shape
     text: str | None = None  # a file; None: what `read_text` finds
     prompt_tokens: int = 256  # of each request, before the timed steps
     new_tokens: int = 32  # of each request, in a timed step
@@ -23,11 +21,3 @@ class Settings(session.Settings):
     base_steps: int = 0  # that the base model is trained for; 0: untrained
     draft: str | None = None  # a file with a draft model's weights; None: trained as the base model
     uptrain_steps: int = 0  # that it is trained further where heads share keys and values
-
-    def to_json(self) -> dict:
-        return super().to_json() | {"lengths": [*self.lengths]}  # as it comes back from a file
-
-    @classmethod
-    def from_json(cls, plain: dict) -> "Settings":
-        own = {"shape": Shape(**plain["shape"]), "lengths": tuple(plain.get("lengths", ()))}
-        return cls(**plain | own)

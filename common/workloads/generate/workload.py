@@ -1,23 +1,20 @@
 """Generating text with a GPT-2, one token after another: the workload of the ladder `inference`."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from common.accelerator.compiler import compile_cache, empty_compile_cache, forget_graphs
-from common.accelerator.device import describe_in_child, pick_type, torch_facts
-from common.engine.device import DeviceFacts, container_quota, threads_allowed
+from common.accelerator.compiler import forget_graphs
+from common.accelerator.device import describe_in_child, pick_type
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole
-from common.engine.process import Outcome
 from common.engine.records import write_atomically
-from common.engine.workload import Check, Launch, Planned, Workload, Writer
+from common.engine.workload import Check, Planned, Writer
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.generate import lengths, metrics
 from common.workloads.generate.base import Weights, weights_for
@@ -26,8 +23,8 @@ from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import GenerateSession, kept_shape
 from common.workloads.generate.settings import Settings
 from common.workloads.generate.stream_session import StreamSession
-from common.workloads.train.options import add_model_options, chosen
-from common.workloads.train.workload import BROKE
+from common.workloads.train.options import add_model_options, base_steps, chosen
+from common.workloads.train.shared import CompilingWorkload
 
 PROMPT, NEW = {"tiny": 32}, {"tiny": 16}  # tokens, by preset
 PROMPT_ELSEWHERE, NEW_ELSEWHERE = 256, 32
@@ -40,13 +37,15 @@ STEPS_ELSEWHERE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Workload):
+class Generate(CompilingWorkload):
     """Decoding of requests whose prompts were read before."""
 
     recipe: type[GenerateRecipe] = GenerateRecipe
     settings: type[Settings] = Settings
     measures_ceilings: bool = True
     times_its_end: bool = True  # prompts are timed after the steps
+    must_agree: tuple[str, ...] = ("prompt_tokens", "new_tokens", "stream")
+    called: str = "shapes or lengths"
 
     # -- in reports --
 
@@ -58,20 +57,6 @@ class Generate(Workload):
 
     def ceilings_text(self, records: list[dict]) -> str:
         return metrics.ceilings(records)
-
-    def given(self, records: list[dict]) -> dict:
-        found = next((r["measurement"] for r in records if r["status"] == "ok"), None)
-        return {
-            "text": found and found["text_sha256"][:12],
-            "weights": found and found["weights"]["source"],
-        }
-
-    def unlike(self, a: dict, b: dict) -> str:
-        one, other = ({**r["settings"], **r["settings"]["shape"]} for r in (a, b))
-        names = (*a["settings"]["shape"], "prompt_tokens", "new_tokens", "stream")
-        pairs = {k: (one.get(k), other.get(k)) for k in names}  # "stream" came later
-        fields = [f"{k} {own} and {its}" for k, (own, its) in pairs.items() if own != its]
-        return f"different shapes or lengths: {', '.join(fields)}" if fields else ""
 
     def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
         if not lengths.curves(records):
@@ -124,7 +109,7 @@ class Generate(Workload):
         split(read_tokens(read_text(options.text)), work.shape)  # or say what is wrong
         if options.draft is not None and options.weights is None:
             raise UserError("--draft: with --weights alone, whose text it guesses")
-        base_steps = self.base_steps(options, work.preset)
+        trained = base_steps(options, BASE_STEPS.get(work.preset, 0))
         settings = Settings(
             shape=work.shape,
             device=device.type,
@@ -137,8 +122,8 @@ class Generate(Workload):
             weights=options.weights,
             draft=options.draft,
             lengths=options.lengths,
-            base_steps=base_steps,
-            uptrain_steps=self.uptrain_steps(options, base_steps),
+            base_steps=trained,
+            uptrain_steps=self.uptrain_steps(options, trained),
         )
         settings = fitted(settings, options)
         weights = weights_for(settings)  # trained before any rung is measured
@@ -154,16 +139,6 @@ class Generate(Workload):
         )
 
     @staticmethod
-    def base_steps(options: Namespace, preset: str) -> int:
-        """That the base model is trained for. Raises UserError where a file's weights are not."""
-        if options.weights is not None and options.base_steps is not None:
-            raise UserError("--base-steps: without --weights, which is not trained here")
-        if options.weights is not None:
-            return 0
-        usual = BASE_STEPS.get(preset, 0)
-        return usual if options.base_steps is None else options.base_steps
-
-    @staticmethod
     def uptrain_steps(options: Namespace, base_steps: int) -> int:
         """Raises UserError where no base model is trained that could be trained further."""
         asked = options.uptrain_steps
@@ -172,43 +147,13 @@ class Generate(Workload):
             raise UserError(f"--uptrain-steps {asked}: {said}")
         return base_steps // UPTRAINED if asked is None else asked
 
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
     def record_facts(self, recipe, settings: Settings, device: DeviceFacts) -> dict:
         return {"format": recipe.format if recipe else None}
-
-    def launch(self, recipe: GenerateRecipe) -> Launch:
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=compile_cache() | limits)
-
-    def again(self, recipe: GenerateRecipe, outcome: Outcome) -> str:
-        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
-        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
-            return ""
-        return "compiled with an empty cache" if empty_compile_cache() else ""
 
     def briefly(self, settings: Settings) -> Settings:
         return replace(settings, lengths=())
 
     # -- in the process that measures --
-
-    def dump(self, recipe: GenerateRecipe) -> dict:
-        return recipe.to_json()
-
-    def load(self, values: dict) -> GenerateRecipe:
-        return GenerateRecipe.from_json(values)
-
-    def recall(self, values: dict) -> GenerateRecipe:
-        return GenerateRecipe.from_record(values)
-
-    def load_settings(self, values: dict) -> Settings:
-        return self.settings.from_json(values)
-
-    @contextmanager
-    def place(self, recipe, settings: Settings) -> Iterator[torch.device]:
-        yield torch.device(settings.device)
 
     def check(
         self, recipe: GenerateRecipe, against: Against, settings: Settings, device: torch.device

@@ -171,37 +171,51 @@ OF_A_STEP = (
 
 def describe(records: list[dict]) -> str:
     """Device, shape, and versions in one line."""
+    recipe = records[0]["baseline"]
+    return described(records, f"batch {recipe['batch_size']}, dropout {recipe['dropout']:g}")
+
+
+def described(records: list[dict], own: str) -> str:
+    """The same with what else a workload tells of it."""
     first = records[0]
-    machine, shape, recipe = first["machine"], first["settings"]["shape"], first["baseline"]
+    machine, shape = first["machine"], first["settings"]["shape"]
     threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
     return (
         f"{machine['device']}{threads}, {shape['layers']} layers, {shape['heads']} heads, "
-        f"width {shape['emb_dim']}, context {shape['context']}, batch {recipe['batch_size']}, "
-        f"dropout {recipe['dropout']:g}, torch {first['versions']['torch']}, {first['date']}"
+        f"width {shape['emb_dim']}, context {shape['context']}, {own}, "
+        f"torch {first['versions']['torch']}, {first['date']}"
     )
 
 
 def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
+    found = first_measured(records)
+    text = found["text_source"] if found else "?"
+    return f"{describe(records)}. {taken(records)}. Text: {text}. {origin(records)}"
+
+
+def first_measured(records: list[dict]) -> dict | None:
+    """The first measurement; None: none was made."""
+    return next((r["measurement"] for r in records if r["status"] == "ok"), None)
+
+
+def origin(records: list[dict]) -> str:
+    """The code that was measured, and the command that did it."""
     first = records[0]
-    text = next((r["measurement"]["text_source"] for r in records if r["status"] == "ok"), "?")
     changed = " (changed)" if first["dirty"] else ""
-    return (
-        f"{describe(records)}. {taken(records)} after {first['settings']['warmup']}. "
-        f"Text: {text}. Commit {str(first['commit'])[:10]}"
-        f"{changed}: `{first['command']}`"
-        + (f" ({first['remark']})" if first.get("remark") else "")
-    )
+    remark = f" ({first['remark']})" if first.get("remark") else ""
+    return f"Commit {str(first['commit'])[:10]}{changed}: `{first['command']}`{remark}"
 
 
 def taken(records: list[dict]) -> str:
-    """How many timed steps were taken."""
-    rounds = max(record["round"] for record in records)
+    """How many timed steps were taken, after how many."""
+    rounds, settings = max(record["round"] for record in records), records[0]["settings"]
+    after = f"after {settings['warmup']}"
     if not records[0].get("clock"):
-        return f"{rounds} round(s) of {records[0]['settings']['steps']} timed steps"
+        return f"{rounds} round(s) of {settings['steps']} timed steps {after}"
     steps = [len(r["measurement"]["step_s"]) for r in records if r["status"] == "ok"]
-    least, most = min(steps, default=0), max(steps, default=0)
-    return f"{rounds} generations of processes in turns, {least} to {most} timed steps of each"
+    of_each = f"{min(steps, default=0)} to {max(steps, default=0)} timed steps of each"
+    return f"{rounds} generations of processes in turns, {of_each} {after}"
 
 
 def ceilings(records: list[dict]) -> str:

@@ -36,6 +36,15 @@ def add_model_options(parser: argparse.ArgumentParser):
     return group
 
 
+def base_steps(options: argparse.Namespace, usual: int) -> int:
+    """That a base model is trained for. Raises UserError where a file's weights are not."""
+    if options.weights is None:
+        return usual if options.base_steps is None else options.base_steps
+    if options.base_steps is not None:
+        raise UserError("--base-steps: without --weights, which is not trained here")
+    return 0
+
+
 def norm(text: str) -> float:
     """What gradients are clipped to."""
     if not 0 < (value := number(text)) < float("inf"):

@@ -100,6 +100,25 @@ class Recipe:
         return rebuilt(values, recognized)
 
 
+class Written:
+    """A recipe of one kind as plain values: a frozen dataclass, its classes and dtypes by name."""
+
+    __slots__ = ()
+
+    def to_json(self) -> dict:
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}
+
+    @classmethod
+    def from_json(cls, values: dict):
+        """The recipe that `to_json` wrote. Imports the modules it names: for trusted jobs only."""
+        return rebuilt(values, imported, cls)
+
+    @classmethod
+    def from_record(cls, values: dict):
+        """The same from a file: only types of this project and of torch. Raises ValueError."""
+        return rebuilt(values, recognized, cls)
+
+
 def plain(value):
     """A recipe value for a record: a class as its qualified name, a dtype as its own."""
     if isinstance(value, type):

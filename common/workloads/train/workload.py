@@ -1,28 +1,24 @@
 """Training steps of a GPT-2: what is asked for, how it is measured, checked, and shown."""
 
 import os
-import re
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from common.accelerator.compiler import compile_cache, empty_compile_cache, forget_graphs
-from common.accelerator.device import describe_in_child, pick_type, torch_facts
+from common.accelerator.compiler import forget_graphs
+from common.accelerator.device import describe_in_child, pick_type
 from common.accelerator.peaks import peak_flops
-from common.engine.device import DeviceFacts, container_quota, threads_allowed
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import output_folder, whole, writable_folder
 from common.engine.plan import Plan
-from common.engine.process import Outcome
 from common.engine.records import write_atomically
 from common.engine.rungs import REFERENCE
 from common.engine.settle import Trials
-from common.engine.workload import Check, Launch, Planned, Workload, Writer
+from common.engine.workload import Check, Launch, Planned, Writer
 from common.gpt.shape import Shape
 from common.gpt.text import read_text, read_tokens, split
 from common.workloads.train import metrics
@@ -31,14 +27,13 @@ from common.workloads.train.presets import PRESETS
 from common.workloads.train.recipe import LARGEST, Recipe
 from common.workloads.train.session import TrainSession
 from common.workloads.train.settings import Settings
+from common.workloads.train.shared import CompilingWorkload
 
-# how a reason begins where the child raised an error of its own, or crashed
-BROKE = re.compile(r"\w+: |killed by SIG(SEGV|BUS|ILL|ABRT)")
 MOST_PER_CORE = 8  # processes; each holds a torch of its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(Workload):
+class Training(CompilingWorkload):
     """One process that trains."""
 
     recipe: type[Recipe] = Recipe
@@ -73,13 +68,8 @@ class Training(Workload):
         return advice(shape, recipe, batch, machine["device_memory_gib"], machine["device_type"])
 
     def given(self, records: list[dict]) -> dict:
-        hashes = (r["measurement"]["text_sha256"][:12] for r in records if r["status"] == "ok")
-        return {"text": next(hashes, None)}
-
-    def unlike(self, a: dict, b: dict) -> str:
-        shapes = [record["settings"]["shape"] for record in (a, b)]
-        fields = [f"{k} {v} and {shapes[1][k]}" for k, v in shapes[0].items() if v != shapes[1][k]]
-        return f"different shapes: {', '.join(fields)}" if fields else ""
+        found = metrics.first_measured(records)
+        return {"text": found and found["text_sha256"][:12]}
 
     def extra_results(self, records: list[dict]) -> dict[str, tuple[str, Writer]]:
         from common.workloads.train.profile_report import profile_markdown, to_profile
@@ -176,9 +166,6 @@ class Training(Workload):
 
         return of
 
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
     def record_facts(self, recipe: Recipe | None, settings: Settings, device: DeviceFacts) -> dict:
         return {
             "format": recipe.format if recipe else None,
@@ -189,15 +176,7 @@ class Training(Workload):
 
     def launch(self, recipe: Recipe) -> Launch:
         own = dict(setting.split("=", 1) for setting in recipe.environment)
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=compile_cache() | limits | own)
-
-    def again(self, recipe: Recipe, outcome: Outcome) -> str:
-        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
-        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
-            return ""
-        return "compiled with an empty cache" if empty_compile_cache() else ""
+        return Launch(environment=super().launch(recipe).environment | own)
 
     # -- what measuring settles --
 
@@ -220,22 +199,6 @@ class Training(Workload):
         return replace(recipe, batch_size=other.batch_size) if self.is_open(recipe) else recipe
 
     # -- in the process that measures --
-
-    def dump(self, recipe: Recipe) -> dict:
-        return recipe.to_json()
-
-    def load(self, values: dict) -> Recipe:
-        return Recipe.from_json(values)
-
-    def recall(self, values: dict) -> Recipe:
-        return Recipe.from_record(values)
-
-    def load_settings(self, values: dict) -> Settings:
-        return self.settings.from_json(values)
-
-    @contextmanager
-    def place(self, recipe: Recipe, settings: Settings) -> Iterator[torch.device]:
-        yield torch.device(settings.device)
 
     def check(
         self, recipe: Recipe, against: Against, settings: Settings, device: torch.device
