@@ -29,7 +29,9 @@ class Live(ProgressColumn):
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, behind_s: Callable[[], float] | None = None) -> None:
+        """`behind_s`: how long what comes after this plan will take; None: nothing does."""
+        self.behind_s = behind_s
         self.plan, self.workload = plan, plan.ladder.workload
         self.console = Console(highlight=False, soft_wrap=True)
         self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
@@ -116,11 +118,17 @@ class Display:
     def time_left(self) -> str:
         """Where turns are taken the budget tells; else an estimate, empty until there is one."""
         if self.left_s:
-            return f"at most {in_words(max(0.0, self.left_s()))} left"
-        if self.plan.turns:
+            left, sure = max(0.0, self.left_s()), "at most"
+        elif self.plan.turns:
             return ""
-        left = self.in_rounds.seconds(time.perf_counter() - self.begun)
-        return "" if left is None else f"about {in_words(left)} left"
+        else:
+            left, sure = self.in_rounds.seconds(time.perf_counter() - self.begun), "about"
+        if left is None:
+            return ""
+        text = f"{sure} {in_words(left)} left"
+        if self.behind_s is None:
+            return text
+        return f"{text} of this ladder, about {in_words(left + self.behind_s())} of all"
 
 
 def in_words(seconds: float) -> str:

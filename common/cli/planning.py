@@ -1,10 +1,12 @@
 """What a ladder's command line asks for, and the plan that follows from it."""
 
 import argparse
+import shlex
 import textwrap
 
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
+from common.engine.machine import command_line
 from common.engine.metric import ROUNDS
 from common.engine.options import (
     Parser,
@@ -21,6 +23,7 @@ from common.engine.workload import Planned
 from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
+ALL = "all"  # in place of a ladder's name
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
@@ -28,15 +31,27 @@ SECONDS_EACH = 40.0  # of a run's budget, for each rung
 def ladder_parser(**more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
-    named = f"one of {', '.join(LADDERS)}; default: steps"
-    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=named)
+    named = f"one of {', '.join(LADDERS)}; or {ALL}, one after another; default: steps"
+    choices = (*LADDERS, ALL)
+    parser.add_argument("--ladder", choices=choices, default="steps", metavar="L", help=named)
     return parser
+
+
+def asked_for(arguments: list[str] | None) -> str:
+    """What --ladder names."""
+    return ladder_parser(add_help=False).parse_known_args(arguments)[0].ladder
+
+
+def typed(arguments: list[str] | None) -> str:
+    """The command that asks for this run."""
+    if arguments is None:
+        return command_line()
+    return shlex.join(["python", "-m", "steps.run", *arguments])
 
 
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
-    first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
-    ladder = load(first.ladder)
+    ladder = load(asked_for(arguments))
     parser = ladder_parser()
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
