@@ -24,8 +24,11 @@ from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 ALL = "all"  # in place of a ladder's name
+NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
+
+Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name
 
 
 def ladder_parser(**more) -> Parser:
@@ -72,6 +75,47 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     add("--out", type=output_folder, metavar="DIR", help=where)
     add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
     return ladder, parser.parse_args(arguments)
+
+
+def all_parser() -> Parser:
+    others = "Every other option is given to each ladder, and must be known to all: --preset"
+    parser = Parser(
+        prog=f"python -m steps.run --ladder {ALL}",
+        description="Climb every ladder, and say what this machine should turn on.",
+        epilog=f"{others}, --device, --rounds, …",
+    )
+    add = parser.add_argument
+    add("--ladder", metavar=ALL, help="or a ladder's name: see python -m steps.run --help")
+    add("--list", action="store_true", help="show the ladders with their rungs and stop")
+    time_left = "for all of them together, each an equal share of what is left; default: none"
+    add("--budget", type=duration, metavar="TIME", help=time_left)
+    add("--resume", action="store_true", help="go on with the last run of this kind")
+    where = "write exactly there; default: a new folder in results/runs"
+    add("--out", type=output_folder, metavar="DIR", help=where)
+    add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
+    return parser
+
+
+def ask_all(rest: list[str]) -> Asked:
+    """The ladders to climb, with their options. Raises UserError for what one does not know."""
+    found = {}
+    for name in LADDERS:
+        if load(name).purpose is None:
+            continue
+        try:
+            ladder, options = parse(["--ladder", name, *rest])
+        except UserError as error:
+            raise UserError(
+                f"{error}: --ladder {ALL} gives it to every ladder, and {name} refuses it"
+            ) from error
+        for option in NOT_HERE:
+            if getattr(options, option) not in (None, False):
+                raise UserError(
+                    f"--{option}: not with --ladder {ALL}, which climbs every ladder whole; it "
+                    "takes --budget, --rounds, --resume, --out, --json, --list, --preset, --device"
+                )
+        found[name] = ladder, options
+    return found
 
 
 def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:

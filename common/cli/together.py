@@ -22,14 +22,23 @@ from common.cli.climbing import Measured, count, measured
 from common.cli.display import in_words
 from common.cli.limit import interrupted_after
 from common.cli.overview import as_they_are, read_all
-from common.cli.planning import ALL, SECONDS_EACH, list_rungs, make_plan, parse, typed
+from common.cli.planning import (
+    ALL,
+    SECONDS_EACH,
+    Asked,
+    all_parser,
+    ask_all,
+    list_rungs,
+    make_plan,
+    typed,
+)
 from common.cli.report import write
 from common.cli.runs import new_folder, run_folders
 from common.engine.contract import SKIPPED
 from common.engine.errors import UserError, in_short
-from common.engine.ladder import Ladder
+from common.engine.gains import latest
 from common.engine.machine import commit_facts
-from common.engine.options import Parser, duration, output_folder, writable_folder
+from common.engine.options import writable_folder
 from common.engine.plan import Plan
 from common.engine.records import sole_writer
 from common.engine.standing import (
@@ -39,24 +48,21 @@ from common.engine.standing import (
     INTERRUPTED,
     LEFT_OUT,
     REFUSED,
+    WAITING,
     Standing,
     Standings,
 )
 from common.engine.workload import Planned
 from common.report.ending import COMMAND, again
 from common.report.overview import OfAll, recommended, to_overview
-from ladders import LADDERS, load
 
-NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 DRAWING = 0.1  # of a ladder's share of the budget, kept for its tables and pictures
 LEAST_S = 5.0  # no ladder begins with less: a process alone takes as long to start
 
-Asked = dict[str, tuple[Ladder, Namespace]]  # by name
-
 
 def main(arguments: list[str] | None) -> int:
-    own, rest = own_parser().parse_known_args(arguments)
-    asked = ask(rest)
+    own, rest = all_parser().parse_known_args(arguments)
+    asked = ask_all(rest)
     if own.list:
         for name, (ladder, _) in asked.items():
             print(f"\n{name}: {ladder.purpose.name['en']}")
@@ -76,53 +82,12 @@ def main(arguments: list[str] | None) -> int:
             parts = read_all(folder, page)
             with as_they_are(parts, folder):
                 write(page, to_overview(parts))
-                say_end(parts, page, command, bool(run.ahead))
+                say_end(parts, page, command)
         if own.json:
             print(as_json(parts, page, run.interrupted))
     if run.interrupted:
         return INTERRUPTED_STATUS
     return int(any(part.standing.status in (FAILED, REFUSED) for part in parts))
-
-
-def own_parser() -> Parser:
-    others = "Every other option is given to each ladder, and must be known to all: --preset"
-    parser = Parser(
-        prog=f"python -m steps.run --ladder {ALL}",
-        description="Climb every ladder, and say what this machine should turn on.",
-        epilog=f"{others}, --device, --rounds, …",
-    )
-    add = parser.add_argument
-    add("--ladder", metavar=ALL, help="or a ladder's name: see python -m steps.run --help")
-    add("--list", action="store_true", help="show the ladders with their rungs and stop")
-    time_left = "for all of them together, each an equal share of what is left; default: none"
-    add("--budget", type=duration, metavar="TIME", help=time_left)
-    add("--resume", action="store_true", help="go on with the last run of this kind")
-    where = "write exactly there; default: a new folder in results/runs"
-    add("--out", type=output_folder, metavar="DIR", help=where)
-    add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
-    return parser
-
-
-def ask(rest: list[str]) -> Asked:
-    """The ladders to climb, with their options. Raises UserError for what one does not know."""
-    found = {}
-    for name in LADDERS:
-        if load(name).purpose is None:
-            continue
-        try:
-            ladder, options = parse(["--ladder", name, *rest])
-        except UserError as error:
-            raise UserError(
-                f"{error}: --ladder {ALL} gives it to every ladder, and {name} refuses it"
-            ) from error
-        for option in NOT_HERE:
-            if getattr(options, option) not in (None, False):
-                raise UserError(
-                    f"--{option}: not with --ladder {ALL}, which climbs every ladder whole; it "
-                    "takes --budget, --rounds, --resume, --out, --json, --list, --preset, --device"
-                )
-        found[name] = ladder, options
-    return found
 
 
 @contextmanager
@@ -191,11 +156,6 @@ class Together:
 
     def stands(self, name: str) -> Standing:
         return self.standings.ladders[name]
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether a ladder was, by hand."""
-        return any(self.stands(name).status == INTERRUPTED for name in self.asked)
 
     @property
     def ahead(self) -> list[str]:
@@ -273,9 +233,10 @@ class Together:
 
 def ended(found: Measured) -> Standing:
     """How a ladder stands of which every rung was tried."""
-    counts = count(found.records)
+    records = latest(found.records)  # what failed was perhaps tried again
+    counts = count(records)
     if counts["failed"]:
-        bad = [r for r in found.records if r["status"] not in ("ok", SKIPPED)]
+        bad = [record for record in records if record["status"] not in ("ok", SKIPPED)]
         names = ", ".join(dict.fromkeys(record["name"] for record in bad))
         return Standing(status=FAILED, reason=f"{names}; its report says why")
     if not counts["ok"]:
@@ -283,13 +244,15 @@ def ended(found: Measured) -> Standing:
     return Standing(status=DONE)
 
 
-def say_end(parts: list[OfAll], page: Path, command: str, left: bool) -> None:
+def say_end(parts: list[OfAll], page: Path, command: str) -> None:
     """The last lines: what to turn on, and how to go on where something is left."""
     print("\nWhat to turn on here:")
     for part in parts:
         print(textwrap.fill(recommended(part), 80, subsequent_indent="   "))
-    if left:
-        print("Not all is measured. To go on:")
+    statuses = {part.standing.status for part in parts}
+    if statuses - {DONE, LEFT_OUT}:
+        more = statuses & {CUT, INTERRUPTED, WAITING}
+        print("Not all is measured. To go on:" if more else "To try again what failed:")
         print(COMMAND + again(command, "--resume"))
     print(f"Open {page}")
 
@@ -299,7 +262,7 @@ def as_json(parts: list[OfAll], page: Path, interrupted: bool) -> str:
     ladders = {
         part.name: asdict(part.standing)
         | {"records": f"{page.parent / part.name / 'records.jsonl'}" if part.records else None}
-        | count(part.records)
+        | count(latest(part.records))
         for part in parts
     }
     return json.dumps({"html": str(page), "ladders": ladders, "interrupted": interrupted})

@@ -51,13 +51,13 @@ class Choice:
             for row in self.rows.values()
             if row["rung"] > 0 and up(row, "x_base", "verdict_base") and not self.barred(row)
         ]
-        return sorted(found, key=lambda row: -row["x_base"])
+        return sorted(found, key=lambda row: (-row["x_base"], self.rank(row)))
 
     @cached_property
     def best(self) -> dict | None:
         """The first of them; of those that are counted as equal the one with the better second."""
         first = next(iter(self.better), None)
-        if not first or self.second is None or self.workload.headline.noise != EXACT:
+        if not first or self.workload.headline.noise != EXACT:
             return first
         least = first["x_base"] * (1 - FAINT)
         return min((row for row in self.better if row["x_base"] >= least), key=self.rank)
@@ -78,9 +78,9 @@ class Choice:
     @cached_property
     def others(self) -> list[dict]:
         """Better than the baseline, too, and by the second metric better than all before them."""
-        found, least = [], self.rank(self.best) if self.best and self.second else -math.inf
+        found, least = [], self.rank(self.best) if self.best else 0.0
         for row in self.better:
-            if self.second and self.rank(row) < least:
+            if self.rank(row) < least:
                 found.append(row)
                 least = self.rank(row)
         return found
@@ -109,7 +109,7 @@ class Choice:
         if self.barred(row):
             return "barred"
         if up(row):
-            return "regained" if row in self.chain(self.best) else "elsewhere"
+            return "elsewhere" if self.own_gain(row)[1] else "regained"
         if missing(row["x_prev"]) or is_open(row["verdict"]):
             return "same" if self.level(row) else "untold"
         return "same" if self.level(row) else "lost"
@@ -123,7 +123,9 @@ class Choice:
         return row["status"] == "ok" and self.purpose.barred(row)
 
     def rank(self, row: dict) -> float:
-        """The second metric, less for what is better."""
+        """The second metric, less for what is better; without one all are alike."""
+        if self.second is None:
+            return 0.0
         value = row[self.second.name]
         return math.inf if missing(value) else value if self.second.better == LOWER else -value
 
@@ -145,7 +147,7 @@ class Choice:
         over, gain = self.own_gain(row) if up(row) else (None, None)
         if gain:
             return Turned(row=row, over=over, gain=gain)
-        if self.level(row) and self.second:
+        if self.level(row):
             below = self.row_of(self.gains.rungs[row["rung"]][:-1])
             if self.rank(row) < self.rank(below):
                 return Turned(row=row, over=below, gain=None)
