@@ -62,14 +62,14 @@ def measured(
     planned: Planned,
     out: Path,
     resume: bool,
-    behind_s: Callable[[], float] | None = None,
+    of_all: Callable[[float], float] | None = None,
 ) -> Measured | None:
     """Climb, write the results, and show the table; None if nothing was recorded.
 
-    `behind_s`: how long other ladders will take after this one.
+    `of_all`: see Display.
     """
     store, interrupted = Records(out / "records.jsonl"), False
-    with Display(plan, behind_s) as display:
+    with Display(plan, of_all) as display:
         run = Climb(plan, store, display)
         preset = f"preset {plan.preset}, " if plan.preset else ""
         display.say(f"{plan.device.name}: {preset}{how(plan)}")

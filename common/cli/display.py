@@ -29,9 +29,9 @@ class Live(ProgressColumn):
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, plan: Plan, behind_s: Callable[[], float] | None = None) -> None:
-        """`behind_s`: how long what comes after this plan will take; None: nothing does."""
-        self.behind_s = behind_s
+    def __init__(self, plan: Plan, of_all: Callable[[float], float] | None = None) -> None:
+        """`of_all`: from the seconds left of this plan to those left of all, if it is not alone."""
+        self.of_all = of_all
         self.plan, self.workload = plan, plan.ladder.workload
         self.console = Console(highlight=False, soft_wrap=True)
         self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
@@ -126,9 +126,9 @@ class Display:
         if left is None:
             return ""
         text = f"{sure} {in_words(left)} left"
-        if self.behind_s is None:
+        if self.of_all is None:
             return text
-        return f"{text} of this ladder, about {in_words(left + self.behind_s())} of all"
+        return f"{text} of this ladder, about {in_words(self.of_all(left))} of all"
 
 
 def in_words(seconds: float) -> str:

@@ -211,20 +211,20 @@ class Together:
             own_s = (1 - DRAWING) * share_s
             if plan.turns and plan.turns.budget_s > own_s:
                 plan = replace(plan, turns=replace(plan.turns, budget_s=own_s))
-            ahead_s = partial(self.expected_s, behind)
-            found = measured(plan, planned, out, self.resumed, ahead_s)
+            of_all = partial(self.expected_s, behind)
+            found = measured(plan, planned, out, self.resumed, of_all)
         if limit and limit.reached:
             return Standing(status=CUT)
         if found is None or found.interrupted:
             return Standing(status=INTERRUPTED)
         return ended(found)
 
-    def expected_s(self, names: list[str]) -> float:
-        """How long these ladders will take, by what a rung of the others took so far."""
+    def expected_s(self, names: list[str], more_s: float = 0.0) -> float:
+        """How long these ladders will take, by what a rung of the others took; and so much more."""
         whole = [name for name in self.asked if self.stands(name).status == DONE]
         rungs = sum(self.rungs(name) for name in whole)
         each_s = sum(self.stands(name).seconds for name in whole) / rungs if rungs else SECONDS_EACH
-        return max(0.0, min(self.left_s, each_s * sum(map(self.rungs, names))))
+        return max(0.0, min(self.left_s, more_s + each_s * sum(map(self.rungs, names))))
 
     def rungs(self, name: str) -> int:
         """How many there are, with the foot."""

@@ -130,17 +130,10 @@ class Choice:
         return math.inf if missing(value) else value if self.second.better == LOWER else -value
 
     def chain(self, row: dict | None) -> list[dict]:
-        """The measured rungs that one stands on, and itself."""
-        found = []
-        while row and row["rung"] > 0:
-            found.insert(0, row)
-            row = self.beneath(row)
-        return [one for one in found if one["status"] == "ok"]
-
-    def beneath(self, row: dict) -> dict | None:
-        """The row of what a rung adds to."""
-        number = row["rung"] - 1 if missing(row["base"]) else int(row["base"])
-        return self.rows.get(number)
+        """The measured rungs that one stands on, and itself, from the foot up."""
+        key = self.gains.rungs[row["rung"]] if row else ()
+        found = (self.row_of(key[:length]) for length in range(1, len(key) + 1))
+        return [one for one in found if one and one["rung"] > 0]
 
     def turned(self, row: dict) -> Turned | None:
         """The rung as it is to be turned on; None if it is not."""

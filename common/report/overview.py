@@ -7,7 +7,7 @@ from functools import cached_property
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.metric import BRIEF, LOWER, Metric
-from common.engine.rungs import proof, why
+from common.engine.rungs import proof, stack, why
 from common.engine.standing import DONE, FAILED, LEFT_OUT, REFUSED, WAITING, Standing
 from common.engine.stats import UNJUDGED
 from common.report import page, page_facts
@@ -57,9 +57,9 @@ def to_overview(ladders: list[OfAll], lang: str = "en") -> str:
     return html.encode("utf-8", "replace").decode()
 
 
-def recommended(one: OfAll, lang: str = "en") -> str:
+def recommended(one: OfAll) -> str:
     """What a ladder says in a line: the rungs to turn on and their gain, or why there are none."""
-    return Part(one, WORDS[lang]).line
+    return Part(one, WORDS["en"]).line
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,9 @@ class Part:
         if choice.on:
             return words["and"].join(one.row["name"] for one in choice.on)
         judged = choice.frame["verdict_base"].dropna()
-        once = len(judged) and (judged == UNJUDGED).all()
-        return words["once_only" if once else "nothing_on"]
+        if judged.empty:
+            return words["not_climbed"]
+        return words["once_only" if (judged == UNJUDGED).all() else "nothing_on"]
 
     @property
     def figure(self) -> str:
@@ -159,6 +160,8 @@ class Part:
             digits = 1 if round(times, 2) >= 2 else 2
             text = OUTCOME[kind].format(times=f"{times:.{digits}f}", what=headline.title)
         record = self.records_of(self.choice.on[-1].row["rung"])[-1]
+        if len(stack(record)) == 1:
+            return text
         return self.words["total"].format(text=text, rungs=self.standing_on(record))
 
     def standing_on(self, record: dict) -> str:

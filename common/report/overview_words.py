@@ -7,9 +7,9 @@ from common.report import page_words
 EN = {
     "all_title": "All ladders on {device}",
     "all_headline": "What to turn on here",
-    "all_described": "{date}. Each figure is the gain of what is named, together, over that "
-    "ladder's baseline, with its 95 % interval; it was measured on this machine, on that ladder's "
-    "own workload. What was not told from noise is not recommended.",
+    "all_described": "{date}. Each figure is the gain over that ladder's baseline of the rungs "
+    "that are named and what they stand on, with its 95 % interval; it was measured on this "
+    "machine, on that ladder's own workload. What was not told from noise is not recommended.",
     "nothing_on": "nothing: no gain was told",
     "once_only": "nothing: each rung was measured once, which tells no gain from noise",
     "not_climbed": "not measured",
@@ -46,9 +46,9 @@ EN = {
 JA = {
     "all_title": "すべてのはしご（{device}）",
     "all_headline": "このマシンで有効にすべきもの",
-    "all_described": "{date}。各値は、挙げたものをまとめて入れたときの、そのはしごのベースラインに"
-    "対する倍率と 95 % 信頼区間です。このマシンで、はしごごとの負荷を使って計測しました。誤差と"
-    "区別できないものは薦めません。",
+    "all_described": "{date}。各値は、挙げた段とその下に積まれた段を入れたときの、そのはしごの"
+    "ベースラインに対する倍率と 95 % 信頼区間です。このマシンで、はしごごとの負荷を使って計測"
+    "しました。誤差と区別できないものは薦めません。",
     "nothing_on": "なし：差があるとは言えません",
     "once_only": "なし：各段を 1 回しか計測しておらず、誤差と区別できません",
     "not_climbed": "計測なし",
