@@ -110,9 +110,11 @@ class Choice:
             return "barred"
         if up(row):
             return "elsewhere" if self.own_gain(row)[1] else "regained"
+        if self.level(row):
+            return "same"
         if missing(row["x_prev"]) or is_open(row["verdict"]):
-            return "same" if self.level(row) else "untold"
-        return "same" if self.level(row) else "lost"
+            return "untold"
+        return "lost" if row["x_prev"] < 1 - FAINT else "same"
 
     def level(self, row: dict) -> bool:
         """Whether a rung's headline is counted to be that of what it adds to."""
@@ -151,18 +153,16 @@ class Choice:
 
         Also the row of that; no gain where none was told over it.
         """
-        key = self.gains.rungs[row["rung"]]
-        worth = {key[:n]: self.worth.get(key[:n]) for n in range(len(key))}
-        known = {one: value for one, value in worth.items() if value is not None}
-        best = max(known, key=known.get)
+        number, key = row["rung"], self.gains.rungs[row["rung"]]
+        known = {key[:n]: self.worth[key[:n]] for n in range(len(key)) if key[:n] in self.worth}
         groups, below = self.below, key[:-1]
+        best = max(known, key=known.get)
         if known[best] > known.get(below, -math.inf):
-            groups = self.below | {row["rung"]: self.gains.ratio(key, best)}
-            told = self.gains.told(groups)[row["rung"]]
-            if not told.told or told.value <= math.log1p(FAINT):
+            groups, below = self.below | {number: self.gains.ratio(key, best)}, best
+            told = self.gains.told(groups)[number] if groups[number] else None
+            if told is None or not told.told or told.value <= math.log1p(FAINT):
                 return None, None
-            below = best
-        return self.row_of(below), self.gain(self.gains.estimates(groups)[row["rung"]])
+        return self.row_of(below), self.gain(self.gains.estimates(groups)[number])
 
     @cached_property
     def worth(self) -> dict[tuple, float]:

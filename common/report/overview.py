@@ -7,6 +7,7 @@ from functools import cached_property
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.metric import BRIEF, LOWER, Metric
+from common.engine.plan import LADDER
 from common.engine.rungs import proof, stack, why
 from common.engine.standing import DONE, FAILED, LEFT_OUT, REFUSED, WAITING, Standing
 from common.engine.stats import UNJUDGED
@@ -182,7 +183,7 @@ class Part:
 
     def records_of(self, number: int) -> list[dict]:
         """A rung's records that are well."""
-        rows = self.choice.gains.of("ladder").get(number, [])
+        rows = self.choice.gains.of(LADDER).get(number, [])
         return [record for record in rows if record["status"] == "ok"]
 
     def turned(self, one: Turned) -> dict:
@@ -205,8 +206,9 @@ class Part:
             "name": row["name"],
             "gain": f"x{one.gain.times:.2f}" if one.gain else "",
             "ends": self.ends(one.gain) if one.gain else "",
-            "over": words["gain_over"].format(name=one.over["name"]),
-            "equal": "" if one.gain else words["equal"].format(title=self.headline.title),
+            "over": words["gain_over" if one.gain else "equal"].format(
+                name=one.over["name"], title=self.headline.title
+            ),
             "facts": [line for line in lines if line[1]],
             "link": f"{self.of.place}/report.html#run-{page_facts.address(number)}",
         }
