@@ -141,7 +141,7 @@ def test_the_page_recommends_what_was_told_with_figure_and_proof(climbed):
     assert row["verdict"] == "fewer"
     times, low, high = (float(row[f"x_prev{end}"]) for end in ("", "_low", "_high"))
     assert f"Longer x{times:.2f} {low:.2f} to {high:.2f}" in page.text
-    assert f"x{times:.2f} {low:.2f} to {high:.2f} over baseline" in page.text
+    assert f"x{times:.2f} {low:.2f} to {high:.2f}, over baseline" in page.text
     for proof in ("Took effect length 0.2", "passed; worst error 0.0e+00", "Took effect level 9"):
         assert proof in page.text
     assert "Fast, Thorough" in page.text
