@@ -339,7 +339,7 @@ def test_a_mistake_is_a_sentence(few, refusal, tmp_path, monkeypatch, options, m
 
 
 def test_what_no_ladder_can_do_is_said_before_a_folder_is_made(few, refusal, tmp_path, monkeypatch):
-    for name in ("walking", "breaking", "packing"):
+    for name in ("walking", "breaking", "elsewhere", "packing"):
         monkeypatch.delitem(LADDERS, name)
     said = refusal(run.main, ["--ladder", "all", "--out", str(tmp_path / "run")])
     assert said == "error: --text here.txt: no such file\n"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from common.engine.errors import UserError
-from common.engine.records import NoRecords, Records, as_records_of
+from common.engine.records import NoRecords, Records
 from common.engine.standing import FILE, WAITING, Standings
 from common.report.overview import OfAll
 from ladders import LADDERS, load
@@ -36,8 +36,3 @@ def records_in(folder: Path) -> list[dict]:
         return Records(path).read()
     except NoRecords:
         return []
-
-
-def as_they_are(parts: list[OfAll], folder: Path):
-    """A context in which records of another kind are one sentence."""
-    return as_records_of(*(folder / one.name / "records.jsonl" for one in parts if one.records))

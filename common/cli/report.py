@@ -7,7 +7,7 @@ network. A run of all ladders has a page that links to those of its ladders, whi
 
 from pathlib import Path
 
-from common.cli.overview import as_they_are, read_all
+from common.cli.overview import read_all
 from common.cli.runs import find_run
 from common.engine.errors import UserError
 from common.engine.options import Parser, writable_file
@@ -49,7 +49,7 @@ def all_ladders(folder: Path, lang: str, out: str | None) -> int:
     page = Path(out) if out is not None else folder / "report.html"
     writable_file("--out", page)
     parts = read_all(folder, page)
-    with as_they_are(parts, folder):
+    with as_records_of(folder):
         for one in parts if out is None else []:
             if one.records:
                 write(folder / one.name / "report.html", to_page([one.records], one.ladder, lang))

@@ -21,7 +21,7 @@ from common.cli.climbing import INTERRUPTED as INTERRUPTED_STATUS
 from common.cli.climbing import Measured, count, measured
 from common.cli.display import in_words
 from common.cli.limit import interrupted_after
-from common.cli.overview import as_they_are, read_all
+from common.cli.overview import read_all
 from common.cli.planning import (
     ALL,
     SECONDS_EACH,
@@ -40,7 +40,7 @@ from common.engine.gains import latest
 from common.engine.machine import commit_facts
 from common.engine.options import writable_folder
 from common.engine.plan import Plan
-from common.engine.records import sole_writer
+from common.engine.records import as_records_of, sole_writer
 from common.engine.standing import (
     CUT,
     DONE,
@@ -74,13 +74,13 @@ def main(arguments: list[str] | None) -> int:
         folder, command = stands.folder, typed(arguments)
         with sole_writer(folder):
             run = Together(asked, stands, own.budget, {name: (plan, planned)})
-            whole = len(asked) - len(run.ahead)
+            whole = sum(run.stands(name).status == DONE for name in asked)
             print(f"{folder}: {whole} of {len(asked)} ladders are whole. If stopped, go on with:")
             print(COMMAND + again(command, "--resume"))
             run.run()
             page = folder / "report.html"
             parts = read_all(folder, page)
-            with as_they_are(parts, folder):
+            with as_records_of(folder):
                 write(page, to_overview(parts))
                 say_end(parts, page, command)
         if own.json:
