@@ -76,7 +76,7 @@ def main(arguments: list[str] | None) -> int:
             run = Together(asked, stands, own.budget, {name: (plan, planned)})
             whole = sum(run.stands(name).status == DONE for name in asked)
             print(f"{folder}: {whole} of {len(asked)} ladders are whole. If stopped, go on with:")
-            print(COMMAND + again(command, "--resume"))
+            print(COMMAND + again(command, "--resume"), flush=True)  # a kill leaves no last word
             run.run()
             page = folder / "report.html"
             parts = read_all(folder, page)
