@@ -267,13 +267,13 @@ def test_the_budget_is_shared_and_what_it_does_not_reach_is_said(tmp_path, monke
     (tmp_path / "gib").write_text("100")
     monkeypatch.setenv("PACING", str(tmp_path))
     out, begin = tmp_path / "run", time.monotonic()
-    done = start(out, "--budget", "14s", ladders="pacing,walking")
+    done = start(out, "--budget", "24s", ladders="pacing,walking")
     said, errors = done.communicate(timeout=120)
-    assert time.monotonic() - begin < 40
-    assert done.returncode == 1, errors  # a rung of pacing dies
+    assert time.monotonic() - begin < 50
+    assert done.returncode != INTERRUPTED, errors
     assert stands(out)["walking"] == DONE
     records = Records(out / "pacing" / "records.jsonl").read()
-    assert records[0]["clock"]["budget_s"] == pytest.approx(0.9 * 7, abs=0.5)
+    assert records[0]["clock"]["budget_s"] == pytest.approx(0.9 * 12, abs=0.5)
     options = ("--budget", "6s", "--rounds", "50")
     short = start(tmp_path / "short", *options, ladders="pacing,walking")
     said, errors = short.communicate(timeout=120)
