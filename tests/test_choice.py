@@ -5,6 +5,8 @@ import math
 import pandas as pd
 import pytest
 
+from common.cli import run
+from common.cli.planning import ask_all
 from common.engine.ladder import Ladder
 from common.engine.metric import EXACT, LOWER, Metric
 from common.engine.purpose import Purpose
@@ -39,8 +41,10 @@ def box(rung: int, size: int, harm: float, base: int = 0) -> dict:
 
 
 def steady(rates: dict[int, float], **more) -> list[dict]:
-    """Three rounds that hardly differ."""
-    return of_steps({n: [rate, 1.001 * rate, 0.999 * rate] for n, rate in rates.items()}, **more)
+    """Three rounds that hardly differ, but not alike at all rungs: else ratios had no noise."""
+    order = (1.001, 1.0, 0.999)
+    each = {n: [rate * order[(n + turn) % 3] for turn in range(3)] for n, rate in rates.items()}
+    return of_steps(each, **more)
 
 
 def on(choice: Choice) -> list[int]:
@@ -52,7 +56,7 @@ def kinds(choice: Choice) -> dict[str, list[int]]:
 
 
 def test_what_was_told_is_recommended_with_its_own_gain():
-    records = steady({0: 100, 1: 100, 2: 150, 3: 300, 4: 299})
+    records = steady({0: 100, 1: 100, 2: 150, 3: 300, 4: 299.9})
     choice, frame = Choice(records, LADDER), to_frame(records, LADDER.workload).set_index("rung")
     assert on(choice) == [2, 3]
     assert kinds(choice) == {"untold": [1, 4]}
@@ -156,3 +160,17 @@ def test_several_processes_are_for_several_devices():
     assert on_one_device(Device) == ""
     Device.count = 1
     assert on_one_device(Device) == "there is one device"
+
+
+def test_all_ladders_refuse_what_one_does_not_know(refusal):
+    assert "inference refuses it" in refusal(run.main, ["--ladder", "all", "--nproc", "2"])
+    asked = ask_all(["--preset", "tiny", "--rounds", "2", "--device", "cpu"])
+    assert [*asked] == [*LADDERS]
+    assert {options.preset for _, options in asked.values()} == {"tiny"}
+
+
+def test_the_ladders_are_listed(capsys):
+    assert run.main(["--ladder", "all", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "\nsteps: Training\n 0  baseline" in said
+    assert "\nmemory: Memory\n" in said

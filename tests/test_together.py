@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ import pytest
 
 from common.cli import compare, report, run, runs, together
 from common.cli.climbing import INTERRUPTED
-from common.cli.planning import SECONDS_EACH, ask_all
+from common.cli.planning import SECONDS_EACH
 from common.cli.together import Together
 from common.engine.errors import UserError
 from common.engine.records import Records
@@ -70,6 +72,19 @@ def elsewhere():
     return replace(packing.LADDER, purpose=purpose)
 
 
+@contextmanager
+def in_place(ladders: dict[str, str]) -> Iterator[None]:
+    """These in place of LADDERS' own, whose order comes back as well."""
+    before = dict(LADDERS)
+    LADDERS.clear()
+    LADDERS.update(ladders)
+    try:
+        yield
+    finally:
+        LADDERS.clear()
+        LADDERS.update(before)
+
+
 @pytest.fixture(scope="module")
 def few():
     """Ladders of seconds in place of ours: good ones, and what else may come of one."""
@@ -81,14 +96,11 @@ def few():
         "aimless": replace(packing.LADDER, purpose=None),
         "packing": packing.LADDER,
     }
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(LADDERS):
-            patch.delitem(LADDERS, name)
+    places = {name: f"made_up_{name}" for name in made}
+    places |= {name: f"tests.{name}" for name in ("walking", "packing")}
+    with pytest.MonkeyPatch.context() as patch, in_place(places):
         for name, ladder in made.items():
-            patch.setitem(LADDERS, name, f"made_up_{name}")
             patch.setitem(sys.modules, f"made_up_{name}", SimpleNamespace(LADDER=ladder))
-        patch.setitem(LADDERS, "walking", "tests.walking")
-        patch.setitem(LADDERS, "packing", "tests.packing")
         yield
 
 
@@ -344,26 +356,11 @@ def test_a_mistake_is_a_sentence(few, refusal, tmp_path, monkeypatch, options, m
     assert not list(tmp_path.iterdir())
 
 
-def test_what_no_ladder_can_do_is_said_before_a_folder_is_made(few, refusal, tmp_path, monkeypatch):
-    for name in ("walking", "breaking", "elsewhere", "packing"):
-        monkeypatch.delitem(LADDERS, name)
-    said = refusal(run.main, ["--ladder", "all", "--out", str(tmp_path / "run")])
+def test_what_no_ladder_can_do_is_said_before_a_folder_is_made(few, refusal, tmp_path):
+    with in_place({"refusing": "made_up_refusing"}):
+        said = refusal(run.main, ["--ladder", "all", "--out", str(tmp_path / "run")])
     assert said == "error: --text here.txt: no such file\n"
     assert not list(tmp_path.iterdir())
-
-
-def test_the_real_ladders_refuse_what_one_does_not_know(refusal):
-    assert "inference refuses it" in refusal(run.main, ["--ladder", "all", "--nproc", "2"])
-    asked = ask_all(["--preset", "tiny", "--rounds", "2", "--device", "cpu"])
-    assert [*asked] == [*LADDERS]
-    assert {options.preset for _, options in asked.values()} == {"tiny"}
-
-
-def test_the_ladders_are_listed(capsys):
-    assert run.main(["--ladder", "all", "--list"]) == 0
-    said = capsys.readouterr().out
-    assert "\nsteps: Training\n 0  baseline" in said
-    assert "\nmemory: Memory\n" in said
 
 
 @pytest.mark.parametrize(

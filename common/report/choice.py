@@ -149,20 +149,26 @@ class Choice:
         return None
 
     def own_gain(self, row: dict) -> tuple[dict | None, Gain | None]:
-        """The gain over the best that a rung stands on: over less, it may only make up for a loss.
+        """The gain over what a rung adds to, and the row of that.
 
-        Also the row of that; no gain where none was told over it.
+        Where that was told to be worse than something further down, the gain is over the best down
+        there, if it was told: else the rung only makes up for a loss.
         """
         number, key = row["rung"], self.gains.rungs[row["rung"]]
         known = {key[:n]: self.worth[key[:n]] for n in range(len(key)) if key[:n] in self.worth}
-        groups, below = self.below, key[:-1]
-        best = max(known, key=known.get)
-        if known[best] > known.get(below, -math.inf):
+        best, below, groups = max(known, key=known.get), key[:-1], self.below
+        if best != below and self.told(number, best, below):
             groups, below = self.below | {number: self.gains.ratio(key, best)}, best
-            told = self.gains.told(groups)[number] if groups[number] else None
-            if told is None or not told.told or told.value <= math.log1p(FAINT):
+            if not self.told(number, key, best):
                 return None, None
         return self.row_of(below), self.gain(self.gains.estimates(groups)[number])
+
+    def told(self, number: int, above: tuple, below: tuple) -> bool:
+        """Whether one is told to be better than the other, judged with the table's other gains."""
+        if not (parts := self.gains.ratio(above, below)):
+            return False
+        found = self.gains.told(self.below | {number: parts})[number]
+        return found.told and found.value > math.log1p(FAINT)
 
     @cached_property
     def worth(self) -> dict[tuple, float]:
