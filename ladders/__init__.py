@@ -6,9 +6,8 @@ from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.workload import Workload
 
-LADDERS = {
+LADDERS = {  # in the order in which --ladder all climbs them
     "steps": "steps",
-    "parallel": "ladders.parallel",
     "beyond": "ladders.beyond",
     "memory": "ladders.memory",
     "data": "ladders.data",
@@ -16,6 +15,7 @@ LADDERS = {
     "compress": "ladders.compress",
     "finetune": "ladders.finetune",
     "convergence": "ladders.convergence",
+    "parallel": "ladders.parallel",
 }
 
 

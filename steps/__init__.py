@@ -1,6 +1,7 @@
 """The ladder: from a plain GPT-2 training step to an optimized one, one change at a time."""
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.parallel.any_number import ANY_NUMBER
 from common.workloads.train.published import published_gains
 from steps import (
@@ -21,6 +22,13 @@ LADDER = Ladder(
     name="steps",
     workload=ANY_NUMBER,
     published=published_gains,
+    purpose=Purpose(
+        name={"en": "Training", "ja": "学習"},
+        about={
+            "en": "Training tokens per second, from a plain script up.",
+            "ja": "素朴なスクリプトから始めた学習の、1 秒あたりのトークン数。",
+        },
+    ),
     modules=(
         step01_causal_mask,
         step02_tf32,

@@ -16,6 +16,7 @@ from common.engine.device import allowed_cpus
 from common.engine.ladder import Ladder
 from common.engine.metric import HIGHER, Metric
 from common.engine.options import whole
+from common.engine.purpose import Purpose
 from common.engine.workload import Planned, Workload
 from tests.packing import rung
 
@@ -87,6 +88,10 @@ RATE = Metric(
 )
 LADDER = Ladder(
     name="tests.pacing",
+    purpose=Purpose(
+        name={"en": "Pacing", "ja": "歩調"},
+        about={"en": "Steps in a second.", "ja": "1 秒あたりの歩数。"},
+    ),
     workload=Paces(address="tests.pacing:LADDER.workload", metrics=(RATE,), recipe=Pace),
     modules=(
         rung(1, "Twice as fast", wait_s=0.03),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from common.engine.contract import NotEquivalent, NotInEffect, Numerics
 from common.engine.ladder import Ladder
 from common.engine.metric import BRIEF, EXACT, LOWER, Metric
+from common.engine.purpose import Purpose
 from common.engine.session import Session
 from common.engine.workload import Check, Workload
 
@@ -76,6 +77,10 @@ def rung(number: int, title: str, **changes) -> SimpleNamespace:
 
 LADDER = Ladder(
     name="tests.packing",
+    purpose=Purpose(
+        name={"en": "Packing", "ja": "荷造り"},
+        about={"en": "The bytes of a file.", "ja": "ファイルのバイト数。"},
+    ),
     workload=WORKLOAD,
     modules=(rung(1, "Fast", level=1), rung(2, "Loses", lose=1), rung(3, "Thorough", level=9)),
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.engine import session
 from common.engine.ladder import Ladder
 from common.engine.metric import LOWER, SEEDS, Metric
+from common.engine.purpose import Purpose
 from common.engine.workload import Workload
 from tests.packing import rung
 
@@ -47,6 +48,10 @@ STRIDES = Metric(name="strides", title="strides", of=lambda r: r["measurement"][
                  better=LOWER, noise=SEEDS, words=("fewer", "more"))  # fmt: skip
 LADDER = Ladder(
     name="tests.walking",
+    purpose=Purpose(
+        name={"en": "Walking", "ja": "歩行"},
+        about={"en": "Strides to a line.", "ja": "線までの歩数。"},
+    ),
     workload=Walking(
         address="tests.walking:LADDER.workload", metrics=(STRIDES,), recipe=Stride,
         settings=Settings,

@@ -4,18 +4,14 @@ Measures by worth, most first, and stops after --each minutes; the same command 
 stopped until --minutes are spent. All of it is left in one folder to bring home.
 """
 
-import _thread
 import json
 import math
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import geometric_mean
@@ -26,6 +22,7 @@ import torch
 from common.accelerator.compiler import missing_compiler
 from common.accelerator.device import describe_in_child, pick_type
 from common.cli import run as runner
+from common.cli.limit import interrupted_after
 from common.cli.runs import slug
 from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
@@ -273,37 +270,6 @@ class Campaign:
         except UserError as error:
             print(f"{task.name}: {error}", flush=True)
             return FAILED
-
-
-class Limit:
-    reached = False
-
-
-@contextmanager
-def interrupted_after(seconds: float) -> Iterator[Limit]:
-    """Interrupt the block, as Ctrl-C would, when its time is over; that is no error."""
-    limit, main_thread = Limit(), threading.main_thread().ident
-
-    def interrupt() -> None:
-        limit.reached = True
-        if hasattr(signal, "pthread_kill"):  # a real signal also ends what waits in the system
-            signal.pthread_kill(main_thread, signal.SIGINT)
-        else:
-            _thread.interrupt_main()
-
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    # a shell that starts this in the background has it ignore Ctrl-C
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer.start()
-    try:
-        yield limit
-    except KeyboardInterrupt:
-        if not limit.reached:
-            raise
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
 
 
 def missing(device: DeviceFacts, options) -> list[str]:

@@ -29,7 +29,9 @@ class Live(ProgressColumn):
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, of_all: Callable[[float], float] | None = None) -> None:
+        """`of_all`: from the seconds left of this plan to those left of all, if it is not alone."""
+        self.of_all = of_all
         self.plan, self.workload = plan, plan.ladder.workload
         self.console = Console(highlight=False, soft_wrap=True)
         self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
@@ -117,11 +119,17 @@ class Display:
     def time_left(self) -> str:
         """Where turns are taken the budget tells; else an estimate, empty until there is one."""
         if self.left_s:
-            return f"at most {in_words(max(0.0, self.left_s()))} left"
-        if self.plan.turns:
+            left, sure = max(0.0, self.left_s()), "at most"
+        elif self.plan.turns:
             return ""
-        left = self.in_rounds.seconds(time.perf_counter() - self.begun)
-        return "" if left is None else f"about {in_words(left)} left"
+        else:
+            left, sure = self.in_rounds.seconds(time.perf_counter() - self.begun), "about"
+        if left is None:
+            return ""
+        text = f"{sure} {in_words(left)} left"
+        if self.of_all is None:
+            return text
+        return f"{text} of this ladder, about {in_words(self.of_all(left))} of all"
 
 
 def in_words(seconds: float) -> str:

@@ -1,10 +1,12 @@
 """What a ladder's command line asks for, and the plan that follows from it."""
 
 import argparse
+import shlex
 import textwrap
 
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
+from common.engine.machine import command_line
 from common.engine.metric import ROUNDS
 from common.engine.options import (
     Parser,
@@ -21,22 +23,38 @@ from common.engine.workload import Planned
 from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
+ALL = "all"  # in place of a ladder's name
+NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
+
+Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name
 
 
 def ladder_parser(**more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
-    named = f"one of {', '.join(LADDERS)}; default: steps"
-    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=named)
+    named = f"one of {', '.join(LADDERS)}; or {ALL}, one after another; default: steps"
+    choices = (*LADDERS, ALL)
+    parser.add_argument("--ladder", choices=choices, default="steps", metavar="L", help=named)
     return parser
+
+
+def asked_for(arguments: list[str] | None) -> str:
+    """What --ladder names."""
+    return ladder_parser(add_help=False).parse_known_args(arguments)[0].ladder
+
+
+def typed(arguments: list[str] | None) -> str:
+    """The command that asks for this run."""
+    if arguments is None:
+        return command_line()
+    return shlex.join(["python", "-m", "steps.run", *arguments])
 
 
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
-    first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
-    ladder = load(first.ladder)
+    ladder = load(asked_for(arguments))
     parser = ladder_parser()
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
@@ -57,6 +75,47 @@ def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     add("--out", type=output_folder, metavar="DIR", help=where)
     add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
     return ladder, parser.parse_args(arguments)
+
+
+def all_parser() -> Parser:
+    others = "Every other option is given to each ladder, and must be known to all: --preset"
+    parser = Parser(
+        prog=f"python -m steps.run --ladder {ALL}",
+        description="Climb every ladder, and say what this machine should turn on.",
+        epilog=f"{others}, --device, --rounds, …",
+    )
+    add = parser.add_argument
+    add("--ladder", metavar=ALL, help="or a ladder's name: see python -m steps.run --help")
+    add("--list", action="store_true", help="show the ladders with their rungs and stop")
+    time_left = "for all of them together, each an equal share of what is left; default: none"
+    add("--budget", type=duration, metavar="TIME", help=time_left)
+    add("--resume", action="store_true", help="go on with the last run of this kind")
+    where = "write exactly there; default: a new folder in results/runs"
+    add("--out", type=output_folder, metavar="DIR", help=where)
+    add("--json", action="store_true", help="end with a line of JSON: paths, counts, seconds")
+    return parser
+
+
+def ask_all(rest: list[str]) -> Asked:
+    """The ladders to climb, with their options. Raises UserError for what one does not know."""
+    found = {}
+    for name in LADDERS:
+        if load(name).purpose is None:
+            continue
+        try:
+            ladder, options = parse(["--ladder", name, *rest])
+        except UserError as error:
+            raise UserError(
+                f"{error}: --ladder {ALL} gives it to every ladder, and {name} refuses it"
+            ) from error
+        for option in NOT_HERE:
+            if getattr(options, option) not in (None, False):
+                raise UserError(
+                    f"--{option}: not with --ladder {ALL}, which climbs every ladder whole; it "
+                    "takes --budget, --rounds, --resume, --out, --json, --list, --preset, --device"
+                )
+        found[name] = ladder, options
+    return found
 
 
 def rung_number(ladder: Ladder, option: str, text: str, least: int = 0) -> int:

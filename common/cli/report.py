@@ -2,16 +2,19 @@
 
 RUN is `last`, `last-1` (the one before it), a folder, or a records.jsonl. Leaves report.html beside
 the records; of two runs, comparison.html in the current folder. The page needs no other file and no
-network.
+network. A run of all ladders has a page that links to those of its ladders, which are made anew.
 """
 
 from pathlib import Path
 
+from common.cli.overview import read_all
 from common.cli.runs import find_run
 from common.engine.errors import UserError
 from common.engine.options import Parser, writable_file
 from common.engine.records import as_records_of, write_atomically
+from common.engine.standing import Standings
 from common.report.comparison import read_run, same_ladder
+from common.report.overview import to_overview
 from common.report.page import to_page
 from common.report.page_words import WORDS
 from ladders import of_records
@@ -27,6 +30,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="FILE", help=where)
     options = parser.parse_args(arguments)
     names = [find_run(name) for name in (options.run, options.other) if name is not None]
+    if len(names) == 1 and Standings.there(Path(names[0])):
+        return all_ladders(Path(names[0]), options.lang, options.out)
     runs = [read_run(name) for name in names]
     if len(runs) == 2:
         same_ladder(*runs)
@@ -36,6 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
         page = to_page(runs, of_records(runs[0]), options.lang)
     write(out, page)
     print(out)
+    return 0
+
+
+def all_ladders(folder: Path, lang: str, out: str | None) -> int:
+    """The page of all ladders, and, where it stands in their folder, their own."""
+    page = Path(out) if out is not None else folder / "report.html"
+    writable_file("--out", page)
+    parts = read_all(folder, page)
+    with as_records_of(folder):
+        for one in parts if out is None else []:
+            if one.records:
+                write(folder / one.name / "report.html", to_page([one.records], one.ladder, lang))
+        write(page, to_overview(parts, lang))
+    print(page)
     return 0
 
 

@@ -44,8 +44,12 @@ def run_folders(ladder: str | None = None) -> list[Path]:
 def find_run(text: str) -> str:
     """Where a run is that is named: `last`, `last-1` (the one before), its folder, or a path.
 
-    Raises UserError where there are not so many.
+    Of a run of all ladders, `last/NAME` is one of them. Raises UserError where there are not so
+    many.
     """
+    first, slash, name = text.partition("/")
+    if slash and (LAST.fullmatch(first) or FOLDER.fullmatch(first)):
+        return str(Path(find_run(first)) / name)
     if match := LAST.fullmatch(text):
         back, runs = int(match[1] or 0), run_folders()
         if back >= len(runs):

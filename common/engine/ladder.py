@@ -9,6 +9,7 @@ from typing import Any
 
 from common.engine.contract import Numerics
 from common.engine.errors import UserError
+from common.engine.purpose import Purpose
 from common.engine.rungs import REFERENCE
 from common.engine.workload import Workload
 
@@ -92,6 +93,7 @@ class Ladder:
     declared: Numerics = Numerics.ROUNDING  # what the foot may do to the numbers
     reference: str = ""  # the name of the workload's own recipe, if measured beside rung 0
     note: str = ""  # a caution for whoever reads its figures
+    purpose: Purpose | None = None  # None: it is not among all the ladders of one run
     rungs: tuple[Rung, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from common.engine.gains import Gains
 from common.engine.metric import EXACT, LOWER, ROUNDS, Metric
 from common.engine.records import Records, is_file
 from common.engine.rungs import shown, stack, why
+from common.engine.standing import Standings
 from common.engine.workload import Workload
 
 LEAST = 3  # rungs, of which fewer cannot tell one's change from what all share
@@ -22,6 +23,9 @@ FACTS = ("preset", "baseline", "settings", "machine", "versions", "commit", "cha
 def read_run(path: str) -> list[dict]:
     """The last run in a records file, or in a folder that has one. Raises UserError."""
     where = next((p for p in (Path(path), Path(path) / "records.jsonl") if is_file(p)), None)
+    if where is None and path and Standings.there(Path(path)):
+        named = ", ".join(f"{Path(path) / name}" for name in Standings.read(Path(path)).ladders)
+        raise UserError(f"{path}: a run of all ladders; give one of them: {named}")
     if not path or where is None:
         raise UserError(f"{path}: no records there; give a records.jsonl or a folder with one")
     return Records(where).read()

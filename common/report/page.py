@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
+from common.engine.metric import Metric
 from common.engine.plan import ALONE, WITHOUT
 from common.engine.workload import Workload
 from common.report import ending, page_facts
@@ -55,7 +56,7 @@ def to_page(runs: list[list[dict]], ladder: Ladder, lang: str = "en") -> str:
 
 
 @cache
-def template() -> jinja2.Template:
+def template(name: str = "page.html") -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -63,14 +64,14 @@ def template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
+    return environment.get_template(name)
 
 
 def run_view(records: list[dict], ladder: Ladder, words: dict, name: str) -> dict:
     """What the template shows of a run, beside another or alone; `name`: see drawn."""
     workload, frame = ladder.workload, to_frame(records, ladder.workload)
     notices = page_facts.notices(records, frame, ladder, words)
-    below, command = words["below" if is_stair(frame) else "base"], str(records[0].get("command"))
+    command = str(records[0].get("command"))
     return {
         "headline": RATIO.sub("\N{NO-BREAK SPACE}", outcome(records, frame, ladder, words)),
         "described": workload.describe(records),
@@ -78,7 +79,7 @@ def run_view(records: list[dict], ladder: Ladder, words: dict, name: str) -> dic
         "notices": [one for one in notices if one["kind"] != "calm"],
         "remarks": [one["text"] for one in notices if one["kind"] == "calm"],
         "picture": picture(records, frame, ladder, words, name),
-        "picture_legend": words["picture_legend"].format(what=workload.headline.title, below=below),
+        "picture_legend": legend(frame, workload.headline, words),
         "bars": page_facts.bars(frame, workload.headline, words["lang"]),
         "notes": shorter(workload.notes(records).replace(f": `{command}`", "")),
         "ceilings": workload.ceilings_text(records),
@@ -141,6 +142,12 @@ def picture(
         canvas.save(figure, path)
 
     return or_why(lambda: drawn(write, name), words["no_picture"])
+
+
+def legend(frame: pd.DataFrame, headline: Metric, words: dict) -> str:
+    """What the picture shows."""
+    below = words["below" if is_stair(frame) else "base"]
+    return words["picture_legend"].format(what=headline.title, below=below)
 
 
 def attribution(records: list[dict], workload: Workload, words: dict, name: str) -> dict | None:

@@ -2,6 +2,7 @@
 
 from common.engine.contract import Numerics
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.workload import TRAINING
 from ladders.beyond import (
@@ -45,6 +46,13 @@ LADDER = Ladder(
     start="top of steps",
     declared=max((STEPS.numerics(n) for n in AT_THIS_BATCH), key=list(Numerics).index),
     reference="steps' baseline",
+    purpose=Purpose(
+        name={"en": "Training, beyond", "ja": "学習（その先）"},
+        about={
+            "en": "Training tokens per second, on top of all steps that apply here.",
+            "ja": "適用できるステップをすべて入れた上での、学習の 1 秒あたりのトークン数。",
+        },
+    ),
     modules=(
         step01_loss_in_graph,
         step02_page_faults,

@@ -1,6 +1,7 @@
 """The compress ladder: how small, at what loss. Two stories: fewer bits, and fewer weights."""
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.compress.workload import COMPRESS
 from ladders.compress import (
     step01_bfloat16,
@@ -21,10 +22,31 @@ from ladders.compress import (
     step16_two_of_four,
 )
 
+MOST_NATS = 0.01  # of the held-out loss, that a recommended file may cost: 1 % of the perplexity
+
+
+def loses_too_much(row: dict) -> bool:
+    """Whether the interval of the loss's change leaves more than MOST_NATS possible."""
+    return not row["delta_high"] <= MOST_NATS  # nor is what is not known
+
+
 LADDER = Ladder(
     name="ladders.compress",
     workload=COMPRESS,
     start="float32",
+    purpose=Purpose(
+        name={"en": "Compression", "ja": "圧縮"},
+        about={
+            "en": "The bytes of the model's file, counted, and the change of the held-out loss.",
+            "ja": "モデルのファイルのバイト数（数えた値）と、検証損失の変化。",
+        },
+        second="delta_loss",
+        barred=loses_too_much,
+        limit={
+            "en": "the held-out loss may rise by more than 0.01 nats (1 % of perplexity)",
+            "ja": "検証損失が 0.01 nat（パープレキシティの 1 %）を超えて上がる恐れがある",
+        },
+    ),
     note="file: bytes of safetensors; losses are compared on the same held-out windows; a speed is "
     "of one process and not judged",
     modules=(

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.convergence.workload import CONVERGENCE
 from ladders.convergence import (
@@ -36,6 +37,13 @@ LADDER = Ladder(
     workload=CONVERGENCE,
     foot=foot,
     start="constant rate",
+    purpose=Purpose(
+        name={"en": "Schedules and optimizers", "ja": "スケジュールと最適化手法"},
+        about={
+            "en": "Tokens to a held-out loss, over seeds, each choice with as many learning rates.",
+            "ja": "目標の検証損失までのトークン数。シードを変えて反復し、学習率の候補は同数。",
+        },
+    ),
     note=(
         "tokens: bytes of text trained on until the held-out loss is at the target, the median of "
         "the seeds; inf: half of the seeds or more did not reach it"

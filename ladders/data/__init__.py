@@ -1,6 +1,7 @@
 """The data ladder: documents of uneven length, and a device that does not wait for them."""
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.batches.recipe import FedRecipe
 from common.workloads.batches.workload import BATCHES
 from ladders.data import (
@@ -33,6 +34,13 @@ LADDER = Ladder(
     workload=BATCHES,
     foot=foot,
     start="tokenised each time",
+    purpose=Purpose(
+        name={"en": "Data", "ja": "データ"},
+        about={
+            "en": "Tokens of documents trained on in a second, without padding.",
+            "ja": "1 秒あたりに学習した文書のトークン数（パディングを除く）。",
+        },
+    ),
     note="real tok/s: tokens of documents, without padding; a step is an epoch",
     modules=(
         step01_pretokenised,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from common.engine.contract import Numerics
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.finetune.workload import FINETUNE
 from ladders.finetune import (
@@ -24,6 +25,14 @@ LADDER = Ladder(
     workload=FINETUNE,
     start="the base as it is",
     declared=Numerics.EXACT,
+    purpose=Purpose(
+        name={"en": "Fine-tuning", "ja": "ファインチューニング"},
+        about={
+            "en": "The held-out loss on new texts after equal tokens, and the trained parameters.",
+            "ja": "同じトークン数の学習後の、新しいテキストの検証損失と、学習するパラメータ数。",
+        },
+        second="trainable_parameters",
+    ),
     note="held-out loss: of both texts, after equal tokens; each method had the same three tries",
     modules=(
         step01_full,

@@ -1,6 +1,7 @@
 """The inference ladder: one token after another, from recomputing everything to many requests."""
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.generate.workload import GENERATE
 from ladders.inference import (
     step01_kv_cache,
@@ -25,6 +26,13 @@ LADDER = Ladder(
     name="ladders.inference",
     workload=GENERATE,
     start="all tokens again",
+    purpose=Purpose(
+        name={"en": "Inference", "ja": "推論"},
+        about={
+            "en": "New tokens per second, of all requests together, and how long each one takes.",
+            "ja": "全リクエスト合計の 1 秒あたりの新しいトークン数と、1 トークンの時間。",
+        },
+    ),
     note="tok/s: new tokens of all requests; their prompts were read before (first token, ms)",
     modules=(
         step01_kv_cache,

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.train.memory import MEMORY
 from common.workloads.train.recipe import Recipe
 from ladders.memory import (
@@ -44,6 +45,13 @@ LADDER = Ladder(
     workload=MEMORY,
     foot=foot,
     start="float32, 8 at once",
+    purpose=Purpose(
+        name={"en": "Memory", "ja": "メモリ"},
+        about={
+            "en": "The peak of tensor bytes in one update, counted, and the speed that is left.",
+            "ja": "1 回の更新でのテンソルのバイト数の最大値（数えた値）と、そのときの速度。",
+        },
+    ),
     note="peak MiB: counted tensors of one update; operators' own scratch space is not counted",
     modules=(
         step01_set_to_none,

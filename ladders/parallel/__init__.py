@@ -1,6 +1,7 @@
 """The parallel ladder: from one process to data, sharded, tensor, and pipeline parallelism."""
 
 from common.engine.ladder import Ladder
+from common.engine.purpose import Purpose
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.parallel.workload import PARALLEL
 from common.workloads.train.recipe import Recipe
@@ -35,10 +36,25 @@ def foot(recipe: Recipe, device) -> ParallelRecipe:
     return recipe
 
 
+def on_one_device(device) -> str:
+    """Why this ladder recommends nothing there."""
+    if device.type == "cpu":
+        return "processes on a CPU share its cores: the figures show correctness, not speed"
+    return "" if device.count > 1 else "there is one device"
+
+
 LADDER = Ladder(
     name="ladders.parallel",
     foot=foot,
     workload=PARALLEL,
+    purpose=Purpose(
+        name={"en": "Several devices", "ja": "複数デバイス"},
+        about={
+            "en": "Training tokens per second, of all processes together.",
+            "ja": "全プロセス合計の、学習の 1 秒あたりのトークン数。",
+        },
+        left_out=on_one_device,
+    ),
     note="On CPUs these figures show correctness and memory, not speed: processes share the cores.",
     modules=(
         step01_data_parallel,
