@@ -1,6 +1,7 @@
 """What a ladder's command line asks for, and the plan that follows from it."""
 
 import argparse
+import sys
 import textwrap
 
 from common.engine.errors import UserError
@@ -22,22 +23,25 @@ from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
+IMPLIED = {"--command": "command"}  # what an option that only one ladder has says of it
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 
-def ladder_parser(**more) -> Parser:
+def ladder_parser(arguments: list[str] | None, **more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
     named = f"one of {', '.join(LADDERS)}; default: steps"
-    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=named)
+    given = {one.partition("=")[0] for one in (sys.argv[1:] if arguments is None else arguments)}
+    default = next((ladder for option, ladder in IMPLIED.items() if option in given), "steps")
+    parser.add_argument("--ladder", choices=LADDERS, default=default, metavar="L", help=named)
     return parser
 
 
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
-    first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
+    first, _ = ladder_parser(arguments, add_help=False).parse_known_args(arguments)
     ladder = load(first.ladder)
-    parser = ladder_parser()
+    parser = ladder_parser(arguments)
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
