@@ -107,7 +107,7 @@ WHY_NOT = {
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
-    "I": ("for NVIDIA's GPUs", "command's rung 5: what ROCm makes of it was not tried"),
+    "J": ("for NVIDIA's GPUs", "command's rung 5: what ROCm makes of it was not tried"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -248,7 +248,7 @@ COMMAND_TABLE = """
  2 Threads                  .     .    .    .     .     .     .      .    .    .    .    .
  3 Bound threads            .     .    .    .     .     .     .      .    .    .    .    .
  4 TF32                     a     a    a    .     .     .     b      b    b    b    b    b
- 5 Expandable segments      .     .    .    .     .     .     I      I    I    I    I    I
+ 5 Expandable segments      .     .    .    .     .     .     J      J    J    J    J    J
  6 Inductor's settings      .     .    .    .     .     .     .      .    .    .    .    .
 """
 

@@ -215,6 +215,7 @@ def trained_parameters(number: int) -> int:
 
 
 FIGURES = {
+    "ladders.command.step04_tf32": tf32,
     "ladders.compress.step04_int8_per_channel": int8_per_channel,
     "ladders.compress.step05_int4_in_groups": int4_in_groups,
     "ladders.compress.step12_magnitude": magnitude,

@@ -4,8 +4,8 @@ Changes: TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1: float32 matrix products may round t
 (10 bits of mantissa, not 23), as torch.set_float32_matmul_precision("high") has it.
 Why faster: tensor cores multiply TF32, on an A100 at eight times the rate of float32 units.
 Cost: products are good to about three digits. Sums and everything else stay float32.
-When not: where products are bfloat16 already. A command that sets the precision itself does what
-that says; only a product would tell, and from outside none is seen.
+When not: where products are bfloat16 already; NVIDIA's containers set it anyhow. A command that
+sets the precision itself may undo it; only a product would tell, and from outside none is seen.
 Source: PyTorch, aten/src/ATen/Context.h; NVIDIA A100 datasheet (the rates).
 Expected: up to 2 times where training is in float32, nothing in bfloat16.
 """

@@ -48,7 +48,7 @@ class CommandSession(session.Session):
             "loss": fmean(losses) if losses else None,
             "first_line_s": self.seen[0].at - self.program.begun,
             # none where processes ended meanwhile, or the system does not tell
-            "page_faults": self.faults / len(seen) if self.faults > 0 else None,
+            "page_faults": self.faults / len(seen) if self.threads and self.faults >= 0 else None,
             "peak_resident_gib": self.peak_gib or None,
             "threads": self.threads or None,
         }
