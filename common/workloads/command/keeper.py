@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 
@@ -37,13 +38,20 @@ def end_with_asker() -> None:
 
 
 def end_all() -> None:
+    asked, begun = set(), time.monotonic()
     while left := psutil.Process().children(recursive=True):
+        late = time.monotonic() - begun > PATIENCE_S
         for process in left:
             with contextlib.suppress(psutil.Error):
-                process.terminate()
-        for process in psutil.wait_procs(left, PATIENCE_S)[1]:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+                if late:
+                    process.kill()
+                elif process not in asked:
+                    process.terminate()
+        asked.update(left)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:  # orphans are this process's to wait for
+                pass
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

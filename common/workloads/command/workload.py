@@ -80,7 +80,7 @@ class Commands(Workload):
             patience_s=options.patience,
             sha256=hash_of(words),
         )
-        about = f"{settings.steps} lines of `{settings.command}` after {settings.warmup}"
+        about = f"{settings.steps} lines that match, after {settings.warmup}"
         return Planned(
             device=device,
             recipe=CommandRecipe(),
