@@ -320,6 +320,6 @@ def test_what_the_user_has_set_stays(monkeypatch):
 def test_a_recipe_travels_as_plain_values():
     recipe = LADDER.compose(LADDER.workload.recipe(), range(1, LADDER.top + 1))
     values = json.loads(json.dumps(LADDER.workload.dump(recipe)))
-    assert LADDER.workload.load(values) == recipe
+    assert values == LADDER.workload.dump(recipe) and LADDER.workload.load(values) == recipe
     assert len(recipe.environment) == 3 + 1 + 2 + 1 + 2 + 1
     assert replace(recipe, threads=()).environment.keys() < recipe.environment.keys()

@@ -7,7 +7,7 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
 
@@ -114,6 +114,10 @@ class Commands(Workload):
                     f"{error:.1e} at line {number}, more than {limit:g}; seed it, or leave out "
                     "(?P<loss>...)"
                 )
+
+    def dump(self, recipe: CommandRecipe) -> dict:
+        """As JSON gives it back, which knows no tuples: a resumed run compares them."""
+        return {name: list(value) for name, value in asdict(recipe).items()}
 
     def load(self, values: dict) -> CommandRecipe:
         return CommandRecipe(**{name: tuple(value) for name, value in values.items()})
