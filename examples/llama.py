@@ -6,7 +6,7 @@ from pydoc_data.topics import topics
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-WIDTH, LAYERS, CONTEXT = (32, 2, 16) if os.environ.get("EXAMPLES_TINY") else (256, 4, 128)
+WIDTH, LAYERS, CONTEXT = (32, 2, 16) if os.environ.get("EXAMPLES_TINY") else (192, 4, 64)
 TEXT = torch.tensor([*"".join(topics.values()).encode()])
 SEEDED = torch.Generator().manual_seed(0)
 
