@@ -6,7 +6,7 @@ from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.workload import Workload
 
-LADDERS = {  # in the order in which --ladder all climbs them
+LADDERS = {  # in the order in which --ladder all climbs those that have a purpose
     "steps": "steps",
     "beyond": "ladders.beyond",
     "memory": "ladders.memory",
@@ -16,6 +16,7 @@ LADDERS = {  # in the order in which --ladder all climbs them
     "finetune": "ladders.finetune",
     "convergence": "ladders.convergence",
     "parallel": "ladders.parallel",
+    "command": "ladders.command",
 }
 
 

@@ -16,6 +16,7 @@ from common.cli import doctor
 from common.engine.device import DeviceFacts
 from common.engine.ladder import Ladder
 from common.workloads.batches.recipe import FedRecipe
+from common.workloads.command.recipe import CommandRecipe
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.finetune.recipe import FinetuneRecipe
@@ -26,6 +27,8 @@ from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
+from ladders.command import LADDER as COMMAND
+from ladders.command import step02_threads, step03_bound_threads
 from ladders.compress import LADDER as COMPRESS
 from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
@@ -104,6 +107,7 @@ WHY_NOT = {
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
+    "J": ("for NVIDIA's GPUs", "command's rung 5: what ROCm makes of it was not tried"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -237,6 +241,16 @@ CONVERGENCE_TABLE = """
  7 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
  8 Muon                     .     .    .    .     .     .     .      .    .    .    .    .
 """
+# What a command does is not known here; variables that the user has set are tests/test_command.py's
+COMMAND_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 Fewer page faults        .     .    .    .     .     .     .      .    .    .    .    .
+ 2 Threads                  .     .    .    .     .     .     .      .    .    .    .    .
+ 3 Bound threads            .     .    .    .     .     .     .      .    .    .    .    .
+ 4 TF32                     a     a    a    .     .     .     b      b    b    b    b    b
+ 5 Expandable segments      .     .    .    .     .     .     J      J    J    J    J    J
+ 6 Inductor's settings      .     .    .    .     .     .     .      .    .    .    .    .
+"""
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -257,6 +271,7 @@ TABLES = {
     "compress": (COMPRESS, cells(COMPRESS_TABLE)),
     "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
     "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
+    "command": (COMMAND, cells(COMMAND_TABLE)),
 }
 
 
@@ -273,8 +288,10 @@ def all_compilers(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name, *_: f"/usr/bin/{name}")
     monkeypatch.setattr(sysconfig, "get_path", lambda name, *_: str(tmp_path))
     monkeypatch.setattr(sys, "platform", "linux")
-    for name in ("CC", "CXX"):
+    for name in ("CC", "CXX", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
+    for module in (step02_threads, step03_bound_threads):
+        monkeypatch.setattr(module, "allowed_cpus", lambda: 8)
 
 
 def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
@@ -285,6 +302,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = CompressRecipe() if ladder is COMPRESS else start
     start = FinetuneRecipe() if ladder is FINETUNE else start
     start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
+    start = CommandRecipe() if ladder is COMMAND else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

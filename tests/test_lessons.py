@@ -19,6 +19,7 @@ from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
+from ladders.command import LADDER as COMMAND
 from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE
@@ -31,8 +32,11 @@ from ladders.memory import LADDER as MEMORY
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
-LADDERS = (STEPS, BEYOND, PARALLEL, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE)
-WITH_EXPECTED = (BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE)
+WITH_EXPECTED = (
+    *(BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE),
+    COMMAND,
+)
+LADDERS = (STEPS, PARALLEL, *WITH_EXPECTED)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
 PARTS = ("Changes", r"Why(?: faster| smaller)?", "Cost", "When not", "Source")
 GPT2, RECIPE = Shape(), Recipe()
@@ -211,6 +215,7 @@ def trained_parameters(number: int) -> int:
 
 
 FIGURES = {
+    "ladders.command.step04_tf32": tf32,
     "ladders.compress.step04_int8_per_channel": int8_per_channel,
     "ladders.compress.step05_int4_in_groups": int4_in_groups,
     "ladders.compress.step12_magnitude": magnitude,

@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+import sys
 import textwrap
 
 from common.engine.errors import UserError
@@ -26,23 +27,26 @@ ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothin
 ALL = "all"  # in place of a ladder's name
 NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
+IMPLIED = {"--command": "command"}  # what an option that only one ladder has says of it
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name
 
 
-def ladder_parser(**more) -> Parser:
+def ladder_parser(arguments: list[str] | None, **more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
     named = f"one of {', '.join(LADDERS)}; or {ALL}, one after another; default: steps"
+    given = {one.partition("=")[0] for one in (sys.argv[1:] if arguments is None else arguments)}
+    default = next((ladder for option, ladder in IMPLIED.items() if option in given), "steps")
     choices = (*LADDERS, ALL)
-    parser.add_argument("--ladder", choices=choices, default="steps", metavar="L", help=named)
+    parser.add_argument("--ladder", choices=choices, default=default, metavar="L", help=named)
     return parser
 
 
 def asked_for(arguments: list[str] | None) -> str:
     """What --ladder names."""
-    return ladder_parser(add_help=False).parse_known_args(arguments)[0].ladder
+    return ladder_parser(arguments, add_help=False).parse_known_args(arguments)[0].ladder
 
 
 def typed(arguments: list[str] | None) -> str:
@@ -55,7 +59,7 @@ def typed(arguments: list[str] | None) -> str:
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
     ladder = load(asked_for(arguments))
-    parser = ladder_parser()
+    parser = ladder_parser(arguments)
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
