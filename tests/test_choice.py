@@ -132,6 +132,9 @@ def test_what_costs_too_much_is_barred_and_among_equals_the_second_metric_decide
     assert choice.on[2].gain is None  # the size stays, the harm is less
     assert kinds(choice) == {"barred": [4]}
     assert [row["rung"] for row in choice.others] == [5]
+    records[4]["measurement"]["bytes"] = 1100
+    assert kinds(Choice(records, choice.ladder)) == {"lost": [4]}  # no gain that costs too much
+    records[4]["measurement"]["bytes"] = 100
     free = Choice(records, packer(second="harm"))
     assert on(free) == [4]
     assert [row["rung"] for row in free.others] == [3, 5]

@@ -147,7 +147,7 @@ class Choice:
         """Why a rung is not recommended."""
         if row["status"] != "ok":
             return "skipped" if row["status"] == SKIPPED else "failed"
-        if self.barred(row):
+        if self.barred(row) and up(row, "x_base", "verdict_base"):
             return "barred"
         if row["rung"] in [one.row["rung"] for one in self.gaining]:
             return "undone"

@@ -99,6 +99,7 @@ class Part:
             "ends": self.ends(choice.total) if choice and choice.total else "",
             "total": self.total,
             "link": f"{self.of.place}/report.html" if choice else "",
+            "records": f"{self.of.place}/records.jsonl",
             "note": self.of.ladder.note if choice else "",
             "turned": [self.turned(one) for one in choice.on] if choice else [],
             "rest": self.rest() if choice else [],
@@ -243,8 +244,7 @@ class Part:
 
     def over_its_base(self, row: dict) -> str:
         """A rung with its own gain, or what that is less than, in words."""
-        text = in_words(row["x_prev"], row["verdict"])
-        text = said(text, self.lang)
+        text = said(in_words(row["x_prev"], row["verdict"]), self.lang)
         return f"{row['name']} ({text})" if text else row["name"]
 
     def over_all(self, row: dict) -> str:
