@@ -1,6 +1,7 @@
 """What is recommended was told: no loser, nothing undecided, nothing that only makes up a loss."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ from ladders import LADDERS, load
 from ladders.parallel import on_one_device
 from steps import LADDER
 from tests.conftest import fake_ladder, fake_record
+from tests.packing import rung
 from tests.test_page import of_steps
 from tests.test_report import BYTES, Packing, read
 
@@ -130,9 +132,41 @@ def test_what_costs_too_much_is_barred_and_among_equals_the_second_metric_decide
     assert choice.on[2].gain is None  # the size stays, the harm is less
     assert kinds(choice) == {"barred": [4]}
     assert [row["rung"] for row in choice.others] == [5]
+    records[4]["measurement"]["bytes"] = 1100
+    assert kinds(Choice(records, choice.ladder)) == {"lost": [4]}  # no gain that costs too much
+    records[4]["measurement"]["bytes"] = 100
     free = Choice(records, packer(second="harm"))
     assert on(free) == [4]
     assert [row["rung"] for row in free.others] == [3, 5]
+
+
+def test_what_a_rung_above_undoes_is_not_recommended_and_what_it_changes_again_is_said():
+    """As accumulation is by an update in the backward pass, and a growing cache by a fixed one."""
+    modules = (
+        rung(1, "Flat", lose=1),
+        rung(2, "Deep", level=1),
+        rung(3, "Deeper", level=2, lose=0),
+    )
+    ladder = replace(packer(), modules=modules)
+    plain, records = {"level": 0, "lose": 0}, [box(0, 1000, 0.0)]
+    records[0]["recipe"] = plain
+    for number, changes in enumerate(({"lose": 1}, {"level": 1}, {"level": 2, "lose": 0}), start=1):
+        plain = plain | changes
+        one = box(number, 1000 // 2**number, 0.0)
+        told = one["measurement"] | {"in_effect": {str(number): "seen"}}
+        one |= {"base": number - 1, "applied": [*range(1, number + 1)], "recipe": plain}
+        records.append(one | {"name": ladder.title(number), "measurement": told})
+    choice = Choice(records, ladder)
+    assert on(choice) == [2, 3]
+    assert kinds(choice) == {"undone": [1]}
+    assert choice.changed_again(choice.on[0]) == ["Deeper"]
+    assert choice.changed_again(choice.on[1]) == []
+
+
+def test_requests_side_by_side_are_named_beside_what_one_gains():
+    ladder = load("inference")
+    titles = [rung.title for rung in ladder.rungs if ladder.purpose.barred({"name": rung.title})]
+    assert titles == ["Batching", "Static batches", "Continuous batching"]
 
 
 @pytest.mark.parametrize("name", LADDERS)

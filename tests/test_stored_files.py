@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common.cli import campaign, run
+from common.cli import campaign, climbing
 from common.engine import records as store
 from common.engine.errors import UserError
 from common.engine.records import Records, append_line, sole_writer
@@ -127,7 +127,7 @@ FOREIGN = (
     "pathlib.Path",
     "common.gpt.text.main",  # the project's, and no type
     "common.gpt.text.Path",  # only imported there
-    "common.cli.run.Counter",
+    "common.cli.climbing.Counter",
     "stepsister.Layer",
     "steps.no_such.Layer",
     "ladders..Layer",
@@ -227,7 +227,7 @@ def test_a_kept_recipe_is_what_its_rungs_make(climb, changes):
 @pytest.mark.parametrize("content", [b"", b"\n", LINES[0][:300]])
 def test_a_run_that_was_killed_before_its_first_line_starts_afresh(tmp_path, content, capsys):
     (tmp_path / "records.jsonl").write_bytes(content)
-    said = run.go_on(Kept(Records(tmp_path / "records.jsonl")))
+    said = climbing.go_on(Kept(Records(tmp_path / "records.jsonl")))
     assert said == f"nothing to resume in {tmp_path}: starting afresh"
 
 

@@ -8,9 +8,17 @@ from common.engine.contract import SKIPPED
 from common.engine.gains import Gains
 from common.engine.ladder import Ladder
 from common.engine.metric import EXACT, LOWER
+from common.engine.plan import LADDER
 from common.engine.stats import Estimate, is_open
 from common.report.ending import FAINT, missing
 from common.report.frame import to_frame
+from common.report.page_lesson import rung_of
+
+# why rungs are not recommended
+KINDS = (
+    *("barred", "undone", "elsewhere", "regained", "untold", "same", "lost"),
+    *("skipped", "failed"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +71,44 @@ class Choice:
         return min((row for row in self.better if row["x_base"] >= least), key=self.rank)
 
     @cached_property
-    def on(self) -> list[Turned]:
-        """The rungs to turn on, from the foot up."""
+    def gaining(self) -> list[Turned]:
+        """The rungs that gain on the way to the best, from the foot up."""
         found = (self.turned(row) for row in self.chain(self.best))
         return [one for one in found if one]
+
+    @cached_property
+    def on(self) -> list[Turned]:
+        """The rungs to turn on: without those of which nothing is left in the last one's recipe."""
+        return [one for one in self.gaining if not self.undone(one)]
+
+    def undone(self, one: Turned) -> bool:
+        """Whether all that a rung changed is back at what it was, by a rung above."""
+        rows = (one.over, one.row, self.gaining[-1].row)
+        before, own, last = (self.record(row)["recipe"] for row in rows)
+        changed = [f for f in self.changes(one.row) if own.get(f) != before.get(f)]
+        return bool(changed) and all(last.get(f) == before.get(f) for f in changed)
+
+    def changed_again(self, one: Turned) -> list[str]:
+        """The rungs above that change a rung's fields, where it is not looked for at the top."""
+        last = self.record(self.on[-1].row)
+        if str(one.row["rung"]) in last["measurement"]["in_effect"]:
+            return []
+        own, number = {*self.changes(one.row)}, one.row["rung"]
+        above = (row for row in self.chain(self.on[-1].row) if row["rung"] > number)
+        return [row["name"] for row in above if own & {*self.changes(row)}]
+
+    def changes(self, row: dict) -> tuple[str, ...]:
+        """The recipe's fields that a rung may touch; none of one that the ladder has no more."""
+        rung = rung_of(self.ladder, self.record(row))
+        return rung.changes if rung else ()
+
+    def records(self, row: dict) -> list[dict]:
+        """A row's records that are well."""
+        rows = self.gains.of(LADDER).get(row["rung"], [])
+        return [record for record in rows if record["status"] == "ok"]
+
+    def record(self, row: dict) -> dict:
+        return self.records(row)[-1]
 
     @cached_property
     def total(self) -> Gain | None:
@@ -88,8 +130,7 @@ class Choice:
     @cached_property
     def rest(self) -> dict[str, list[dict]]:
         """The rungs that are not recommended, by why not."""
-        kinds = ("barred", "elsewhere", "regained", "untold", "same", "lost", "skipped", "failed")
-        found: dict[str, list[dict]] = {kind: [] for kind in kinds}
+        found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
         named = {row["rung"] for row in (*(one.row for one in self.on), *self.others)}
         for number, row in self.rows.items():
             if number > 0 and number not in named:
@@ -106,8 +147,10 @@ class Choice:
         """Why a rung is not recommended."""
         if row["status"] != "ok":
             return "skipped" if row["status"] == SKIPPED else "failed"
-        if self.barred(row):
+        if self.barred(row) and up(row, "x_base", "verdict_base"):
             return "barred"
+        if row["rung"] in [one.row["rung"] for one in self.gaining]:
+            return "undone"
         if up(row):
             return "elsewhere" if self.own_gain(row)[1] else "regained"
         if self.level(row):

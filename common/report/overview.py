@@ -7,7 +7,6 @@ from functools import cached_property
 from common.engine.errors import UserError
 from common.engine.ladder import Ladder
 from common.engine.metric import BRIEF, LOWER, Metric
-from common.engine.plan import LADDER
 from common.engine.rungs import proof, stack, why
 from common.engine.standing import DONE, FAILED, LEFT_OUT, REFUSED, WAITING, Standing
 from common.engine.stats import UNJUDGED
@@ -17,8 +16,8 @@ from common.report.ending import multiple
 from common.report.overview_words import WORDS
 from common.report.page_lesson import gate, lesson, rung_of, shorter
 from common.report.page_words import EN, OUTCOME, said
+from common.report.tables import device_type, in_words
 from common.report.tables import gain as gain_text
-from common.report.tables import in_words
 
 STATES = {  # words for how a ladder stands, where the status is not the word's name
     FAILED: "failed_ladder",
@@ -100,6 +99,7 @@ class Part:
             "ends": self.ends(choice.total) if choice and choice.total else "",
             "total": self.total,
             "link": f"{self.of.place}/report.html" if choice else "",
+            "records": f"{self.of.place}/records.jsonl",
             "note": self.of.ladder.note if choice else "",
             "turned": [self.turned(one) for one in choice.on] if choice else [],
             "rest": self.rest() if choice else [],
@@ -160,7 +160,7 @@ class Part:
             kind = "over_lower" if headline.better == LOWER else "over"
             digits = 1 if round(times, 2) >= 2 else 2
             text = OUTCOME[kind].format(times=f"{times:.{digits}f}", what=headline.title)
-        record = self.records_of(self.choice.on[-1].row["rung"])[-1]
+        record = self.choice.record(self.choice.on[-1].row)
         if len(stack(record)) == 1:
             return text
         return self.words["total"].format(text=text, rungs=self.standing_on(record))
@@ -181,14 +181,9 @@ class Part:
             return self.words["counted"]
         return self.words["interval_of"].format(low=f"{gain.low:.2f}", high=f"{gain.high:.2f}")
 
-    def records_of(self, number: int) -> list[dict]:
-        """A rung's records that are well."""
-        rows = self.choice.gains.of(LADDER).get(number, [])
-        return [record for record in rows if record["status"] == "ok"]
-
     def turned(self, one: Turned) -> dict:
         """A rung to turn on: its gain, its proof, and what it may cost."""
-        row, words, records = one.row, self.words, self.records_of(one.row["rung"])
+        row, words, records = one.row, self.words, self.choice.records(one.row)
         rung = rung_of(self.of.ladder, records[-1])
         checked = next((r["equivalence"] for r in records if r.get("equivalence")), None)
         passed = gate(checked, words["gate_text"]) if checked else ""
@@ -200,6 +195,7 @@ class Part:
             (words["claim"], said(row["numerics"], self.lang), ""),
             (words["costs"], told.get("Cost", ""), ""),
             (words["beside_it"], "; ".join(self.beside(one)), ""),
+            (words["again_by"], words["and"].join(self.choice.changed_again(one)), ""),
         ]
         return {
             "number": number,
@@ -215,14 +211,14 @@ class Part:
 
     def beside(self, one: Turned) -> list[str]:
         """What else changed: the metrics that stand beside the headline in tables."""
-        shown = list(self.of.ladder.workload.shown(BRIEF))
+        shown, device = list(self.of.ladder.workload.shown(BRIEF)), device_type(self.of.records)
         if self.choice.second and self.choice.second not in shown:
             shown.append(self.choice.second)
         found = []
         for metric in shown:
             before, after = (metric.text(row[metric.name], "") for row in (one.over, one.row))
             if before and after and before != after:
-                found.append(f"{metric.title} {before} → {after}")
+                found.append(f"{metric.title_on(device)} {before} → {after}")
         return found
 
     def rest(self) -> list[tuple[str, str]]:
@@ -235,6 +231,7 @@ class Part:
             (words["others_of"].format(title=second.title if second else ""), others),
             (words["elsewhere"], [self.over_its_base(row) for row in rest["elsewhere"]]),
             (words["barred"].format(limit=limit), [self.over_all(row) for row in rest["barred"]]),
+            (words["undone"], [self.over_its_base(row) for row in rest["undone"]]),
             (words["untold"], [self.over_its_base(row) for row in rest["untold"]]),
             (words["unequal"], [row["name"] for row in rest["same"]]),
             (words["regained"], [self.over_its_base(row) for row in rest["regained"]]),
@@ -247,8 +244,7 @@ class Part:
 
     def over_its_base(self, row: dict) -> str:
         """A rung with its own gain, or what that is less than, in words."""
-        text = in_words(row["x_prev"], row["verdict"])
-        text = said(text, self.lang)
+        text = said(in_words(row["x_prev"], row["verdict"]), self.lang)
         return f"{row['name']} ({text})" if text else row["name"]
 
     def over_all(self, row: dict) -> str:

@@ -22,6 +22,14 @@ from ladders.inference import (
     step16_continuous_batching,
 )
 
+SEVERAL = (step14_batching, step15_static_batches, step16_continuous_batching)
+
+
+def serves_several(row: dict) -> bool:
+    """Whether a rung decodes requests side by side."""
+    return row["name"] in [rung.title for rung in LADDER.rungs if rung.module in SEVERAL]
+
+
 LADDER = Ladder(
     name="ladders.inference",
     workload=GENERATE,
@@ -29,8 +37,13 @@ LADDER = Ladder(
     purpose=Purpose(
         name={"en": "Inference", "ja": "推論"},
         about={
-            "en": "New tokens per second, of all requests together, and how long each one takes.",
-            "ja": "全リクエスト合計の 1 秒あたりの新しいトークン数と、1 トークンの時間。",
+            "en": "New tokens per second of one request, and how long each one takes.",
+            "ja": "1 つのリクエストの、1 秒あたりの新しいトークン数と 1 トークンの時間。",
+        },
+        barred=serves_several,
+        limit={
+            "en": "with several requests at once, each of which waits for the others",
+            "ja": "複数のリクエストを同時に扱い、それぞれが互いを待つ",
         },
     ),
     note="tok/s: new tokens of all requests; their prompts were read before (first token, ms)",
