@@ -16,7 +16,7 @@ LADDERS = {
     "compress": "ladders.compress",
     "finetune": "ladders.finetune",
     "convergence": "ladders.convergence",
-    "command": "ladders.command",
+    "environment": "ladders.environment",
 }
 
 

@@ -23,7 +23,7 @@ from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
-IMPLIED = {"--command": "command"}  # what an option that only one ladder has says of it
+IMPLIED = {"--command": "environment"}  # what an option that only one ladder has says of it
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 
