@@ -16,7 +16,7 @@ LADDERS = {  # in the order in which --ladder all climbs those that have a purpo
     "finetune": "ladders.finetune",
     "convergence": "ladders.convergence",
     "parallel": "ladders.parallel",
-    "command": "ladders.command",
+    "environment": "ladders.environment",
 }
 
 

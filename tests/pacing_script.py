@@ -1,4 +1,4 @@
-"""A made-up training without torch, for the ladder `command`: its environment decides its pace.
+"""A made-up training without torch, for the ladder `environment`: its environment decides its pace.
 
 Each step takes 30 ms, half of that where glibc keeps its pages; its loss is another one with other
 threads. It starts a process in a session of its own, as torchrun does, and notes both in the folder

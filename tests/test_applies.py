@@ -27,11 +27,11 @@ from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond import step11_float8
-from ladders.command import LADDER as COMMAND
-from ladders.command import step02_threads, step03_bound_threads
 from ladders.compress import LADDER as COMPRESS
 from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
+from ladders.environment import LADDER as ENVIRONMENT
+from ladders.environment import step02_threads, step03_bound_threads
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
@@ -107,7 +107,7 @@ WHY_NOT = {
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
-    "J": ("for NVIDIA's GPUs", "command's rung 5: what ROCm makes of it was not tried"),
+    "J": ("for NVIDIA's GPUs", "environment's rung 5: what ROCm makes of it was not tried"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -242,7 +242,7 @@ CONVERGENCE_TABLE = """
  8 Muon                     .     .    .    .     .     .     .      .    .    .    .    .
 """
 # What a command does is not known here; variables that the user has set are tests/test_command.py's
-COMMAND_TABLE = """
+ENVIRONMENT_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
  1 Fewer page faults        .     .    .    .     .     .     .      .    .    .    .    .
  2 Threads                  .     .    .    .     .     .     .      .    .    .    .    .
@@ -271,7 +271,7 @@ TABLES = {
     "compress": (COMPRESS, cells(COMPRESS_TABLE)),
     "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
     "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
-    "command": (COMMAND, cells(COMMAND_TABLE)),
+    "environment": (ENVIRONMENT, cells(ENVIRONMENT_TABLE)),
 }
 
 
@@ -302,7 +302,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = CompressRecipe() if ladder is COMPRESS else start
     start = FinetuneRecipe() if ladder is FINETUNE else start
     start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
-    start = CommandRecipe() if ladder is COMMAND else start
+    start = CommandRecipe() if ladder is ENVIRONMENT else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -22,7 +22,7 @@ from common.workloads.command import workload
 from common.workloads.command.lines import Line
 from common.workloads.command.program import KEEPER, Program
 from common.workloads.command.settings import Settings
-from ladders.command import LADDER, step01_page_faults, step02_threads
+from ladders.environment import LADDER, step01_page_faults, step02_threads
 from tests.conftest import PROJECT, width
 
 SCRIPT = shlex.join([sys.executable, str(PROJECT / "tests" / "pacing_script.py")])
@@ -124,7 +124,7 @@ REFUSED = [
 @pytest.mark.parametrize(("options", "words"), REFUSED)
 def test_what_is_wrong_is_one_sentence(options, words, refusal, tmp_path, monkeypatch):
     monkeypatch.setattr(workload, "print", lambda *a, **k: None, raising=False)
-    said = refusal(command.main, ["--ladder", "command", *options, "--out", str(tmp_path)])
+    said = refusal(command.main, ["--ladder", "environment", *options, "--out", str(tmp_path)])
     assert words in said
     assert not (tmp_path / "records.jsonl").exists()
 

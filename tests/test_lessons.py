@@ -19,12 +19,12 @@ from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
 from ladders.beyond.step11_float8 import E4M3, E5M2
-from ladders.command import LADDER as COMMAND
 from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE
 from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
+from ladders.environment import LADDER as ENVIRONMENT
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
@@ -34,7 +34,7 @@ from steps import LADDER as STEPS
 
 WITH_EXPECTED = (
     *(BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE),
-    COMMAND,
+    ENVIRONMENT,
 )
 LADDERS = (STEPS, PARALLEL, *WITH_EXPECTED)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
@@ -215,7 +215,7 @@ def trained_parameters(number: int) -> int:
 
 
 FIGURES = {
-    "ladders.command.step04_tf32": tf32,
+    "ladders.environment.step04_tf32": tf32,
     "ladders.compress.step04_int8_per_channel": int8_per_channel,
     "ladders.compress.step05_int4_in_groups": int4_in_groups,
     "ladders.compress.step12_magnitude": magnitude,

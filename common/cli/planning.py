@@ -27,7 +27,7 @@ ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothin
 ALL = "all"  # in place of a ladder's name
 NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
-IMPLIED = {"--command": "command"}  # what an option that only one ladder has says of it
+IMPLIED = {"--command": "environment"}  # what an option that only one ladder has says of it
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name

@@ -1,4 +1,4 @@
-"""What the ladder `command` shows: a rate, and what can be read of processes from outside."""
+"""What the ladder `environment` shows: a rate, and what can be read of processes from outside."""
 
 from common.engine.metric import BRIEF, CSV, HIGHER, LOWER, Metric
 

@@ -1,4 +1,4 @@
-"""What a rung of the ladder `command` may change: variables of the command's environment."""
+"""What a rung of the ladder `environment` may change: variables of the command's environment."""
 
 import os
 from dataclasses import dataclass, fields

@@ -1,4 +1,4 @@
-"""Somebody's command, timed by its lines: the workload of the ladder `command`."""
+"""Somebody's command, timed by its lines: the workload of the ladder `environment`."""
 
 import hashlib
 import shlex

@@ -1,8 +1,8 @@
-"""The command ladder: somebody's program, of which only the environment is changed."""
+"""The environment ladder: somebody's program, of which only variables are changed."""
 
 from common.engine.ladder import Ladder
 from common.workloads.command.workload import COMMAND
-from ladders.command import (
+from ladders.environment import (
     step01_page_faults,
     step02_threads,
     step03_bound_threads,
@@ -12,7 +12,7 @@ from ladders.command import (
 )
 
 LADDER = Ladder(
-    name="ladders.command",
+    name="ladders.environment",
     workload=COMMAND,
     start="as it is",
     note="Seen from outside: a rung's variables were in the command's environment, and its lines "
