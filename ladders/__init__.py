@@ -16,6 +16,7 @@ LADDERS = {
     "compress": "ladders.compress",
     "finetune": "ladders.finetune",
     "convergence": "ladders.convergence",
+    "own": "ladders.own",
 }
 
 

@@ -22,6 +22,8 @@ from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
+OF_MODEL = "own"  # the ladder that --model asks for
+ATTRIBUTED = ("steps", OF_MODEL)  # ladders whose rungs can be measured alone and left out
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 
@@ -29,15 +31,21 @@ def ladder_parser(**more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
     named = f"one of {', '.join(LADDERS)}; default: steps"
-    parser.add_argument("--ladder", choices=LADDERS, default="steps", metavar="L", help=named)
+    parser.add_argument("--ladder", choices=LADDERS, default=None, metavar="L", help=named)
+    own = f"your own model, a file or a module: --ladder {OF_MODEL}"
+    parser.add_argument("--model", metavar="FILE", help=own)
     return parser
 
 
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
     first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
-    ladder = load(first.ladder)
+    if first.model is not None and first.ladder not in (None, OF_MODEL):
+        raise UserError(f"--model {first.model}: for --ladder {OF_MODEL}, not {first.ladder}")
+    name = first.ladder or (next(iter(LADDERS)) if first.model is None else OF_MODEL)
+    ladder = load(name)
     parser = ladder_parser()
+    parser.set_defaults(ladder=name)
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")
@@ -129,7 +137,7 @@ def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: i
     usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
     return Turns(
         resolution=options.resolution or usual,
-        budget_s=options.budget or SECONDS_EACH * jobs,
+        budget_s=options.budget or planned.budget_s or SECONDS_EACH * jobs,
         steps=getattr(options, "steps", None),
     )
 
@@ -141,16 +149,18 @@ def extra_jobs(
 
     What the ladder itself measures is not measured again: rung 1 alone, and the top left out.
     """
-    top = ladder.top
-    if options.ladder != "steps" and (options.attribute or options.without is not None):
-        raise UserError("--attribute and --without: only for --ladder steps")
+    top, stair = ladder.top, ladder.stair
+    if options.ladder not in ATTRIBUTED and (options.attribute or options.without is not None):
+        raise UserError(f"--attribute and --without: only for --ladder {' and '.join(ATTRIBUTED)}")
     if options.without is not None:
         number = rung_number(ladder, "--without", options.without, least=1)
         if numbers != tuple(range(top + 1)):
             raise UserError("--without: needs the full stack; leave out --upto and --only")
-        return (), (number,) if number < top else ()
+        if number not in stair:
+            raise UserError(f"--without {number}: no other rung stands on it")
+        return (), (number,) if number < stair[-1] else ()
     if not options.attribute:
         return (), ()
     if numbers != tuple(range(top + 1)):
         raise UserError("--attribute: needs the whole ladder; leave out --upto and --only")
-    return tuple(range(2, top + 1)), tuple(range(1, top))
+    return tuple(stair[1:]), tuple(stair[:-1])

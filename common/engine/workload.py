@@ -54,6 +54,7 @@ class Planned:
     about: tuple[str, ...] = ()  # lines to begin with: what was chosen
     rounds: int = 2  # by default
     turns: bool = True  # by default on CPUs, instead of rounds
+    budget_s: float | None = None  # of turns, by default; None: by the number of rungs
     first: Callable[[int], Settings] | None = None  # the first round's settings by rung, if others
 
 
