@@ -20,6 +20,7 @@ from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.recipe import GenerateRecipe
+from common.workloads.own.recipe import About, OwnRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
@@ -32,6 +33,7 @@ from ladders.data import LADDER as DATA
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
+from ladders.own import LADDER as OWN
 from steps import LADDER as STEPS
 from steps import step07_flash_attention
 
@@ -104,6 +106,7 @@ WHY_NOT = {
     "E": ("CPUs and CUDA", "torch, native_functions.yaml: MPS and XPU have kernels, not tried"),
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
+    "I": ("rung 10 compiles", "own's rung 11 adds to its rung 10"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -237,6 +240,41 @@ CONVERGENCE_TABLE = """
  7 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
  8 Muon                     .     .    .    .     .     .     .      .    .    .    .    .
 """
+# Of a model that has everything: what a model lacks is in test_own.py.
+OWN_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 TF32 tensor cores        a     a    a    .     .     .     b      b    b    b    b    b
+ 2 Fused optimizer          .     .    .    .     .     .     .      .    .    .    .    .
+ 3 Pinned memory            .     .    .    .     .     .     .      .    .    d    d    d
+ 4 bfloat16 autocast        c     c    c    .     .     .     .      c    .    .    .    c
+ 5 Channels last            .     .    .    .     .     .     .      .    .    .    .    .
+ 6 Native modules           .     .    .    .     .     .     .      .    .    .    .    .
+ 7 Fused attention          .     .    .    .     .     .     .      .    .    .    .    .
+ 8 Padded head              .     .    .    .     .     .     .      .    .    .    .    .
+ 9 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
+10 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
+11 CUDA graphs              I     .    .    .     .     .     .      .    v    v    v    v
+12 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
+13 8-bit moments            .     .    .    .     .     .     .      .    .    .    .    .
+14 Checkpointing            .     .    .    .     .     .     .      .    .    .    .    .
+15 Accumulation             .     .    .    .     .     .     .      .    .    .    .    .
+16 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .
+"""
+ABOUT = About(
+    name="Net",
+    parameters=1,
+    dtype="float32",
+    obeys_size=True,
+    optimizer="AdamW",
+    has_fused=True,
+    convolutions=1,
+    products=2,
+    batch_norms=0,
+    attention="eager",
+    blocks=("0", "1"),
+    native=(("norm", "RMSNorm", 1e-5, ("weight",)),),
+    padded=("head",),
+)
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -257,6 +295,7 @@ TABLES = {
     "compress": (COMPRESS, cells(COMPRESS_TABLE)),
     "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
     "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
+    "own": (OWN, cells(OWN_TABLE)),
 }
 
 
@@ -285,6 +324,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = CompressRecipe() if ladder is COMPRESS else start
     start = FinetuneRecipe() if ladder is FINETUNE else start
     start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
+    start = OwnRecipe(about=ABOUT, batch_size=8) if ladder is OWN else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -43,6 +43,7 @@ ARROWS = {
         *("common.engine", "common.report", "common.accelerator", "common.gpt"),
         "common.workloads.train",
     ),
+    "common.workloads.own": (*("common.engine", "common.accelerator", "common.workloads.train"),),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

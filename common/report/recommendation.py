@@ -1,94 +1,89 @@
-"""What to turn on: the rungs of a ladder whose code people write themselves, and their lines.
+"""What to turn on: of ladders whose rungs have `lines` that people write in code of their own.
 
-A ladder has a recommendation where its rungs have `lines`. A rung is recommended where its own gain
-was told. What only saves something that another metric counts is named apart.
+A rung is recommended where its own gain was told. One that saves something else that its workload
+says a rung may be for (`Metric.spared`) is named apart, for those who need that.
 """
 
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 
 from common.engine.contract import Numerics
 from common.engine.ladder import Ladder
+from common.engine.plan import LADDER
 from common.engine.stats import is_open
 from common.engine.workload import Workload
-from common.report.attribution import describe, to_attribution
+from common.report.attribution import KINDS, describe, to_attribution
 from common.report.ending import FAINT, missing
 from common.report.frame import to_frame
+from common.report.page_words import EN, said
 from common.report.tables import gain, markdown_table
 
-SAVES = 0.05  # of what a metric counts: less is not named
+SAVES = 0.05  # of what is spared: less is not named
+ON, SAVING, OPEN, OFF = "on", "saving", "open", "off"  # in this order
+KIND = {kind: EN[f"advice_{kind}"] for kind in (ON, SAVING, OPEN, OFF)}
 DOES = {  # to the numbers
-    Numerics.EXACT: "nothing: bit for bit the same",
-    Numerics.ROUNDING: "rounding in another order",
-    Numerics.LOWER_PRECISION: "fewer digits: watch the loss",
-    Numerics.DIFFERENT_WORK: "another computation: compare results, not rates",
+    Numerics.EXACT: "bit for bit the same",
+    Numerics.ROUNDING: "rounded in another order",
+    Numerics.LOWER_PRECISION: "fewer digits: watch your results",
+    Numerics.DIFFERENT_WORK: "another computation: watch your results",
 }
-ON, SAVING, NOT_TOLD, OFF = (
-    "Turn on",
-    "Only if memory is short",
-    "No gain was told here",
-    "Leave off: worse here",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
     """One rung, and what is to be done with it."""
 
-    kind: str  # ON, SAVING, NOT_TOLD, OFF
+    kind: str
     number: int
     name: str
-    gain: str  # over what it adds to
+    base: int  # the rung that it was measured on top of
+    gain: str  # over that
     ratio: float
-    saved: tuple[str, ...]  # "tensors of a step, MiB -30%"
-    numbers: str  # what it may do to them
+    saved: tuple[str, ...]  # "memory, GiB -30%"
+    numerics: Numerics
     lines: tuple[str, ...]
 
 
+def recommends(ladder: Ladder) -> bool:
+    return any(rung.lines for rung in ladder.rungs)
+
+
 def advice(records: list[dict], ladder: Ladder) -> list[Advice]:
-    """Of each rung that was measured, those to turn on first, the greatest gain first."""
+    """Of each rung that was measured; those to turn on first, of these the greatest gain first."""
     rows = {row["rung"]: row for row in to_frame(records, ladder.workload).to_dict("records")}
-    last = {r["rung"]: r for r in records if r["status"] == "ok" and r["series"] == "ladder"}
-    found = []
+    good = [r for r in records if r["status"] == "ok" and r["series"] == LADDER]
+    last, found = {record["rung"]: record for record in good}, []
     for rung in ladder.rungs:
-        row = rows.get(rung.number)
-        if rung.lines is None or row is None or rung.number not in last or missing(row["x_prev"]):
+        record, row = last.get(rung.number), rows.get(rung.number)
+        if rung.lines is None or record is None or missing(row["x_prev"]):
             continue
-        recipe = ladder.workload.recall(last[rung.number]["recipe"])
-        below = rows.get(below_of(last[rung.number]), {})
-        saved = savings(row, below, ladder.workload)
+        base = record["applied"][-2] if len(record["applied"]) > 1 else 0
+        saved = savings(row, rows.get(base, {}), ladder.workload)
         found.append(
             Advice(
                 kind=kind_of(row, saved),
                 number=rung.number,
                 name=row["name"],
+                base=base,
                 gain=gain(row["x_prev"], row["verdict"]),
                 ratio=row["x_prev"],
                 saved=tuple(saved),
-                numbers=DOES[rung.numerics],
-                lines=tuple(rung.lines(recipe)),
+                numerics=rung.numerics,
+                lines=tuple(rung.lines(ladder.workload.recall(record["recipe"]))),
             )
         )
-    order = (ON, SAVING, NOT_TOLD, OFF)
-    return sorted(found, key=lambda one: (order.index(one.kind), -one.ratio))
-
-
-def below_of(record: dict) -> int:
-    """The rung whose stack this one adds to."""
-    return record["applied"][-2] if len(record["applied"]) > 1 else 0
+    return sorted(found, key=lambda one: (list(KIND).index(one.kind), -one.ratio))
 
 
 def kind_of(row: dict, saved: list[str]) -> str:
     told = not is_open(row["verdict"]) and abs(row["x_prev"] - 1) > FAINT
     if told and row["x_prev"] > 1:
         return ON
-    if saved:
-        return SAVING
-    return OFF if told else NOT_TOLD
+    return SAVING if saved else OFF if told else OPEN
 
 
 def savings(row: dict, below: dict, workload: Workload) -> list[str]:
-    """What else a rung may be for, of which it left less."""
+    """Of what a rung may be for beside the headline, what it left less of."""
     found = []
     for metric in (metric for metric in workload.metrics if metric.spared):
         own, before = row.get(metric.name), below.get(metric.name)
@@ -98,45 +93,53 @@ def savings(row: dict, below: dict, workload: Workload) -> list[str]:
 
 
 def recommendation_text(records: list[dict], ladder: Ladder) -> list[str]:
-    """For a terminal: a line for each rung, with its lines below it."""
-    found, said = advice(records, ladder), []
-    for kind in (ON, SAVING, NOT_TOLD, OFF):
-        of_kind = [one for one in found if one.kind == kind]
-        if not of_kind:
-            continue
-        said += ["", f"{kind}:"]
-        for one in of_kind:
-            more = f"; {', '.join(one.saved)}" if one.saved else ""
-            said.append(f"  {one.gain:>6}  {one.name} (rung {one.number}{more})")
+    """For a terminal: each rung, and below it the lines of those that may be turned on."""
+    text = []
+    for kind, found in groupby(advice(records, ladder), lambda one: one.kind):
+        text += ["", f"{KIND[kind]}:"]
+        for one in found:
+            branch = f" (on {one.base})" if one.base != one.number - 1 else ""
+            text.append("; ".join([f"{one.gain:>8}  {one.number} {one.name}{branch}", *one.saved]))
             if kind in (ON, SAVING):
-                said.append(f"{'':10}to the numbers: {one.numbers}")
-                said += [f"{'':10}| {line}" for line in one.lines]
-    return said
+                text.append(f"{'':10}to the numbers: {DOES[one.numerics]}")
+                text += [f"{'':10}| {line}" for line in one.lines]
+    return text
+
+
+def recommendation_view(records: list[dict], ladder: Ladder, words: dict) -> list[dict]:
+    """For the template of the page."""
+    view = []
+    for kind, group in groupby(advice(records, ladder), lambda one: one.kind):
+        rungs = []
+        for one in group:
+            does = said(one.numerics.value, words["lang"])
+            more = [*one.saved, words["to_numbers"].format(does=does)]
+            shown = kind in (ON, SAVING)
+            text = f"{one.gain} {one.name}" + (f" ({', '.join(more)})" if shown else "")
+            rungs.append({"text": text, "lines": "\n".join(one.lines) if shown else ""})
+        view.append({"title": words[f"advice_{kind}"], "rungs": rungs})
+    return view
 
 
 def recommendation_markdown(records: list[dict], ladder: Ladder) -> str:
-    """The same as a page, with the gains alone and left out where they were measured."""
-    found, workload = advice(records, ladder), ladder.workload
+    """As a page of its own, with the gains alone and left out where they were measured."""
+    workload = ladder.workload
     gains = {row["rung"]: row for row in to_attribution(records, workload).to_dict("records")}
-    head = {"rung": ":--", "in order": "--:", "alone": "--:", "left out": "--:"}
+    head = {"#": "--:", "rung": ":--", "on": "--:"} | dict.fromkeys(KINDS.values(), "--:")
     head |= {"saves": ":--", "to the numbers": ":--"}
-    text = [f"# {workload.describe(records)}\n"]
-    for kind in (ON, SAVING, NOT_TOLD, OFF):
-        of_kind = [one for one in found if one.kind == kind]
-        if not of_kind:
-            continue
+    text = ["# What to turn on\n", f"{workload.describe(records)}\n"]
+    for kind, group in groupby(advice(records, ladder), lambda one: one.kind):
+        found = list(group)
         rows = [
             [
-                one.name,
-                *(describe(gains[one.number], series) for series in ("in_order", "alone")),
-                describe(gains[one.number], "left_out"),
-                ", ".join(one.saved),
-                one.numbers,
+                *(str(one.number), one.name, str(one.base)),
+                *(describe(gains[one.number], series) for series in KINDS),
+                *(", ".join(one.saved), DOES[one.numerics]),
             ]
-            for one in of_kind
+            for one in found
         ]
-        text += [f"## {kind}\n", markdown_table(head, rows) + "\n"]
+        text += [f"## {KIND[kind]}\n", markdown_table(head, rows) + "\n"]
         if kind in (ON, SAVING):
-            lines = [(f"# {one.name}", *one.lines, "") for one in of_kind]
-            text.append("\n".join(["```python", *chain.from_iterable(lines)]) + "```\n")
+            lines = ((f"# {one.name}", *one.lines) for one in found)
+            text.append("\n".join(["```", *chain.from_iterable(lines), "```\n"]))
     return "\n".join(text)

@@ -3,7 +3,7 @@
 Changes: hand-written norms and activations give way to torch's own. They are recognised by their
 outputs on probes, at several scales and with random parameters, and keep their parameters.
 Why faster: one kernel reads its input once and writes its output once. Written out in Python, a
-LayerNorm passes over the tensor six times, a GELU eight times, and both keep what is in between.
+LayerNorm passes over the tensor six times, GELU eight times, and both keep what is in between.
 Cost: parameters may get torch's names: an old checkpoint needs them renamed.
 When not: where torch.compile fuses them anyway. What is a function, not a module, is not seen.
 Source: docs.pytorch.org/docs/stable/generated/torch.nn.RMSNorm.html, torch.nn.GELU.html
