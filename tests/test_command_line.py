@@ -198,7 +198,7 @@ def test_the_command_line_is_the_documented_one(capsys):
         *("--emb-dim", "--context", "--batch-size", "--dropout", "--device", "--text"),
         *("--steps", "--warmup", "--timeout", "--out", "--rounds", "--attribute", "--without"),
         *("--resume", "--ladder", "--nproc", "--profile", "--trace", "--validate"),
-        *("--resolution", "--budget", "--json", "--model"),
+        *("--resolution", "--budget", "--json"),
     }
 
 

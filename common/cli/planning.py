@@ -1,6 +1,7 @@
 """What a ladder's command line asks for, and the plan that follows from it."""
 
 import argparse
+import sys
 import textwrap
 
 from common.engine.errors import UserError
@@ -22,30 +23,26 @@ from ladders import LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
-OF_MODEL = "own"  # the ladder that --model asks for
-ATTRIBUTED = ("steps", OF_MODEL)  # ladders whose rungs can be measured alone and left out
+IMPLIED = {"--model": "own"}  # what an option that only one ladder has says of it
+ATTRIBUTED = ("steps", "own")  # ladders whose rungs can be measured alone and left out
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 
-def ladder_parser(**more) -> Parser:
+def ladder_parser(arguments: list[str] | None, **more) -> Parser:
     """What must be known first: the other options depend on it."""
     parser = Parser(prog="python -m steps.run", description=ABOUT, **more)
     named = f"one of {', '.join(LADDERS)}; default: steps"
-    parser.add_argument("--ladder", choices=LADDERS, default=None, metavar="L", help=named)
-    own = f"your own model, a file or a module: --ladder {OF_MODEL}"
-    parser.add_argument("--model", metavar="FILE", help=own)
+    given = {one.partition("=")[0] for one in (sys.argv[1:] if arguments is None else arguments)}
+    default = next((ladder for option, ladder in IMPLIED.items() if option in given), "steps")
+    parser.add_argument("--ladder", choices=LADDERS, default=default, metavar="L", help=named)
     return parser
 
 
 def parse(arguments: list[str] | None) -> tuple[Ladder, argparse.Namespace]:
     """The ladder that is asked for, and the options that it has."""
-    first, _ = ladder_parser(add_help=False).parse_known_args(arguments)
-    if first.model is not None and first.ladder not in (None, OF_MODEL):
-        raise UserError(f"--model {first.model}: for --ladder {OF_MODEL}, not {first.ladder}")
-    name = first.ladder or (next(iter(LADDERS)) if first.model is None else OF_MODEL)
-    ladder = load(name)
-    parser = ladder_parser()
-    parser.set_defaults(ladder=name)
+    first, _ = ladder_parser(arguments, add_help=False).parse_known_args(arguments)
+    ladder = load(first.ladder)
+    parser = ladder_parser(arguments)
     parser.add_argument("--list", action="store_true", help="show the rungs and stop")
     parser.add_argument("--upto", metavar="N", help="climb to rung N")
     parser.add_argument("--only", metavar="N[,N…]", help="measure these rungs only")

@@ -76,6 +76,8 @@ class Own(Workload):
 
     def options(self, parser: ArgumentParser) -> None:
         group = parser.add_argument_group("your model")
+        functions = "a file or module with model(), batch(batch_size, device), loss(model, batch)"
+        group.add_argument("--model", metavar="FILE", help=functions)
         group.add_argument(
             "--device", default="auto", metavar="|".join(TYPES), help="default: auto"
         )
