@@ -143,7 +143,8 @@ def fitting(batch, recipe: OwnRecipe, device: torch.device, dtype: torch.dtype |
     def fit(leaf):
         if not isinstance(leaf, torch.Tensor):
             return leaf
-        leaf = leaf.to(device, dtype if leaf.is_floating_point() else None, non_blocking=True)
+        wanted = dtype if leaf.is_floating_point() else None
+        leaf = leaf.to(device=device, dtype=wanted, non_blocking=True)
         if recipe.channels_last and leaf.ndim == 4:
             leaf = leaf.contiguous(memory_format=torch.channels_last)
         return leaf

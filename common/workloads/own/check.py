@@ -5,7 +5,6 @@ as it is in float64, or in float32 where it cannot work in float64. What the mod
 repeat is found by asking it twice, with other random numbers.
 """
 
-import copy
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -15,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from common.engine.contract import Numerics
 from common.engine.errors import UserError, out_of_memory
-from common.workloads.own.build import Run, gradients, make_model
+from common.workloads.own.build import SEED, Run, gradients, make_model
 from common.workloads.own.change import compiled, fitting
 from common.workloads.own.metrics import STEADY
 from common.workloads.own.recipe import FLOAT32, OwnRecipe
@@ -53,11 +52,12 @@ class Asked:
 
     def __init__(self, user: UserFile, recipe: OwnRecipe, device: torch.device) -> None:
         self.user, self.device, self.train = user, device, True
-        plain, _ = make_model(user, replace(recipe, batch_size=SAMPLES), device)
+        seed_all(SEED)
+        model = user.model().to(device)
         with torch.no_grad():
-            for parameter in plain.parameters():  # what every format can hold
+            for parameter in model.parameters():  # what every format can hold
                 parameter.copy_(parameter.bfloat16())
-        self.weights = copy.deepcopy(plain.state_dict())
+        self.weights = model.state_dict()
         seed_all(0)
         self.batch = user.batch(max(SAMPLES, recipe.accumulation), device.type)
 
@@ -107,8 +107,8 @@ def check(
     ask = Asked(user, recipe, device)
     plain, unsteady = repeated(ask, baseline)
     reference, name = exact(ask, baseline, plain)
-    own_error = max(relative_errors(plain, reference).values())
-    allowed = by_format(recipe, max(own_error, unsteady))
+    errs = max(unsteady, *relative_errors(plain, reference).values())
+    allowed = by_format(recipe, errs / spacing(baseline.format))
     if claim is Numerics.EXACT and not unsteady:
         beneath = ask(below)
     elif claim is Numerics.ROUNDING:  # uncompiled: as good a measure of it, and sooner known
@@ -151,11 +151,11 @@ def exact(ask: Asked, baseline: OwnRecipe, plain: dict) -> tuple[dict, str]:
         return plain, baseline.format
 
 
-def by_format(recipe: OwnRecipe, own_error: float) -> Allowed:
-    """What number formats may do to the answers of a model that errs so much in float32."""
+def by_format(recipe: OwnRecipe, grows: float) -> Allowed:
+    """What number formats may do to a model's answers. `grows`: its own errors over the spacing."""
 
     def most(name: str) -> float:
-        grown = FACTOR * own_error * spacing(name) / SPACING["float32"]
+        grown = FACTOR * grows * spacing(name)
         return max(LIMITS.get(name, LIMITS["float32"]), min(MOST, grown))
 
     limit = max(most(recipe.format), most(recipe.kept))

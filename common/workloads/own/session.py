@@ -19,7 +19,7 @@ from common.workloads.own.user_file import UserFile, samples
 from common.workloads.train.held import TensorMemory
 
 SAMPLE = 64  # elements of each parameter, by which an update is noticed
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear", "mkldnn")  # of aten
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # of aten
 
 
 class OwnSession(Session):
@@ -128,4 +128,4 @@ def held(optimizer: torch.optim.Optimizer):
 
 def is_product(operator: str) -> bool:
     """Of "aten.addmm.default"."""
-    return operator.split(".")[1] in (*PRODUCTS, "convolution_backward") and "." in operator
+    return operator.startswith(tuple(f"aten.{name}." for name in PRODUCTS))

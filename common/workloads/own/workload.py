@@ -64,7 +64,8 @@ class Own(Workload):
         unsteady = record["equivalence"].get("unsteady", 0.0)
         apart = f"asked twice, the model's gradients differ by {unsteady:.0%}: nothing was compared"
         found = [apart] if unsteady > metrics.STEADY else []
-        return [*broken, *found, *metrics.starved(record)]
+        notes = record["baseline"]["about"]["notes"] if record["rung"] == 0 else []
+        return [*notes, *broken, *found, *metrics.starved(record)]
 
     def advice(self, record: dict) -> list[str]:
         size = record["recipe"]["batch_size"]
