@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from common.workloads.own.change import change, compiled, fitting, format_of, implemented, parts
+from common.workloads.own.change import autocast, change, compiled, fitting, implemented, parts
 from common.workloads.own.recipe import OwnRecipe
 from common.workloads.own.user_file import UserFile, samples, seed_all
 
@@ -79,7 +79,7 @@ def gradients(run: Run, batch) -> torch.Tensor:
     run.passes = 0
     for part in parts(batch, count, samples(batch)):
         run.passes += 1
-        with format_of(run.recipe, run.device)():
+        with autocast(run.recipe, run.device):
             loss = run.user.loss(run.model, part)
         loss = loss / count if count > 1 else loss
         with run.user.telling("the backward pass"):

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -114,10 +114,9 @@ def recompute(model: nn.Module, blocks: Iterable[str]) -> None:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
 
-def format_of(recipe: OwnRecipe, device: torch.device) -> Callable:
+def autocast(recipe: OwnRecipe, device: torch.device) -> torch.autocast:
     """The context of the forward pass."""
-    on = recipe.precision == AUTOCAST
-    return lambda: torch.autocast(device.type, dtype=torch.bfloat16, enabled=on)
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == AUTOCAST)
 
 
 def implemented(optimizer: torch.optim.Optimizer, how: str) -> torch.optim.Optimizer:

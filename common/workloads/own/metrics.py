@@ -26,7 +26,7 @@ def describe(records: list[dict]) -> str:
     threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
     return (
         f"{machine['device']}{threads}, {name(first)}: {about['name']}, "
-        f"{about['parameters'] / 1e6:,.3g} M parameters, batch {recipe['batch_size']}, "
+        f"{about['parameters'] / 1e6:,.2f} M parameters, batch {recipe['batch_size']}, "
         f"torch {first['versions']['torch']}, {first['date']}"
     )
 
