@@ -15,6 +15,8 @@ from common.engine.child import prober
 from common.engine.contract import Disturbed, NotEquivalent, Numerics
 from common.engine.errors import UserError
 from common.engine.measure import measure
+from common.report.attribution import to_attribution
+from common.report.page import to_page
 from common.report.recommendation import advice, recommendation_markdown, recommendation_text
 from common.workloads.own import build as building
 from common.workloads.own import change as changing
@@ -28,7 +30,7 @@ from common.workloads.own.session import OwnSession
 from common.workloads.own.settings import Settings
 from common.workloads.own.user_file import UserFile, found, hash_of, samples
 from ladders.own import LADDER
-from tests.conftest import PROJECT, SHORT_RUN, run
+from tests.conftest import PROJECT, SHORT_RUN, fake_record, run
 
 CPU, HERE = torch.device("cpu"), describe("cpu")
 FILE = PROJECT / "tests" / "own_model.py"
@@ -458,27 +460,74 @@ def test_a_climb_ends_with_what_to_turn_on(climbed):
     assert f"{records[0]['baseline']['about']['parameters']:,} parameters" in done.stdout
 
 
-def test_the_recommendation_sorts_by_what_was_told(climbed):
-    """A gain, a loss, a saving, and neither: from records whose times and bytes are changed."""
-    first = [r for r in records_of(climbed[0]) if r["rung"] in (0, 6)]
-    records, applied = [], {0: [], 6: [6], 8: [6, 8], 14: [6, 8, 14], 15: [6, 8, 15]}
-    pace, held = {0: 1.0, 6: 0.5, 8: 0.8, 14: 0.8, 15: 0.8}, {14: 600_000}
-    for record in first:
-        for number in applied:
-            if (number > 0) == (record["rung"] > 0):
-                steps = [pace[number] * (1 + 1e-4 * n) for n in (0, record["round"])]
-                measured = record["measurement"] | {"step_s": steps, "peak_reserved_gib": 1.0}
-                measured["peak_tensor_bytes"] = held.get(number, 10**6)
-                about = {"rung": number, "applied": applied[number], "name": LADDER.title(number)}
-                records.append(record | about | {"measurement": measured})
+def of_own(plain: OwnRecipe, applied: tuple[int, ...], turn: int, rate: float, held=10**6, **more):
+    """A record of the last of those rungs, made up."""
+    rung, values = applied[-1] if applied else 0, to_json(plain)
+    record = fake_record(rung, turn, rate * (1 + 1e-4 * turn), applied=list(applied))
+    measured = {"units_per_step": 32, "units": "samples", "samples_per_step": 32}
+    measured |= {"peak_tensor_bytes": held, "graph_breaks": []}
+    return record | {
+        "ladder": LADDER.name,
+        "settings": {"device": "cpu", "steps": 3, "warmup": 2, "file": "/m.py", "sha256": "0" * 64},
+        "baseline": values,
+        "recipe": to_json(LADDER.compose(plain, applied)),
+        "name": LADDER.title(rung),
+        "numerics": LADDER.numerics(rung).value,
+        "measurement": record["measurement"] | measured | more.pop("measured", {}),
+        **more,
+    }
+
+
+def climb_of(plain: OwnRecipe) -> list[dict]:
+    rungs = [
+        ((), 100, 10**6),
+        ((6,), 200, 10**6),
+        ((6, 8), 120, 10**6),
+        ((6, 8, 14), 120, 6 * 10**5),
+    ]
+    rungs.append(((6, 8, 15), 120, 10**6))
+    return [of_own(plain, a, turn, rate, held) for turn in (1, 2, 3) for a, rate, held in rungs]
+
+
+def test_the_recommendation_sorts_by_what_was_told(plain):
+    """A gain, a saving, neither, and a loss."""
+    records = climb_of(plain)
     found = advice(records, LADDER)
-    kinds = {one.number: one.kind for one in found}
-    assert kinds == {6: "on", 14: "saving", 15: "open", 8: "off"}
-    assert list(kinds) == [6, 14, 15, 8]
+    assert {one.number: one.kind for one in found} == {6: "on", 14: "saving", 15: "open", 8: "off"}
+    assert [one.number for one in found] == [6, 14, 15, 8]
     assert (found[1].base, found[1].saved) == (8, ("tensors of a step, MiB -40%",))
     text = "\n".join(recommendation_text(records, LADDER))
     assert "14 Checkpointing of blocks (on 8); tensors of a step, MiB -40%" in text
     assert "| nn.LayerNorm(width, eps=1e-06)  # for blocks.0.norm and 1 more" in text
+    assert "to the numbers: rounded in another order" in text
+
+
+@pytest.mark.parametrize("lang", ["en", "ja"])
+def test_the_page_has_the_recommendation_and_escapes_it(plain, lang):
+    names = tuple((f"<b>{name}", *rest) for name, *rest in plain.about.native)
+    page = to_page(
+        [climb_of(replace(plain, about=replace(plain.about, native=names)))], LADDER, lang
+    )
+    assert {"en": "Turn on only for what it saves", "ja": "有効にする変更"}[lang] in page
+    assert "nn.LayerNorm(width, eps=1e-06)  # for &lt;b&gt;blocks.0.norm and 1 more" in page
+
+
+def test_a_wait_for_batches_and_graph_breaks_are_told(plain):
+    slow = {"data_wait_s": 0.5, "window_s": 1.0, "graph_breaks": ["m.py:7: Call to print"]}
+    warnings = LADDER.workload.warnings(of_own(plain, (10,), 1, 1.0, measured=slow))
+    assert warnings[0] == "graph break at m.py:7: Call to print"
+    assert warnings[1].startswith("batch() takes 50% of a step")
+
+
+def test_gains_alone_and_left_out_are_those_of_the_stair(plain):
+    """A branch as long as the stair is not what a rung is left out of."""
+    records = climb_of(plain)
+    for turn in (1, 2, 3):
+        records.append(of_own(plain, (6,), turn, 150, series="without") | {"rung": 8})
+        records.append(of_own(plain, (8,), turn, 75, series="without") | {"rung": 6})
+    rows = {row["rung"]: row for row in to_attribution(records, LADDER.workload).to_dict("records")}
+    assert rows[6]["left_out"] == pytest.approx(120 / 75, rel=0.01)
+    assert rows[8]["left_out"] == pytest.approx(120 / 150, rel=0.01)
 
 
 def test_without_is_for_the_stair_only(refusal):

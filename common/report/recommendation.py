@@ -9,7 +9,7 @@ from itertools import chain, groupby
 
 from common.engine.contract import Numerics
 from common.engine.ladder import Ladder
-from common.engine.plan import LADDER
+from common.engine.plan import ALONE, LADDER, WITHOUT
 from common.engine.stats import is_open
 from common.engine.workload import Workload
 from common.report.attribution import KINDS, describe, to_attribution
@@ -21,6 +21,7 @@ from common.report.tables import gain, markdown_table
 SAVES = 0.05  # of what is spared: less is not named
 ON, SAVING, OPEN, OFF = "on", "saving", "open", "off"  # in this order
 KIND = {kind: EN[f"advice_{kind}"] for kind in (ON, SAVING, OPEN, OFF)}
+SERIES = {ALONE: "alone", WITHOUT: "left_out"}
 DOES = {  # to the numbers
     Numerics.EXACT: "bit for bit the same",
     Numerics.ROUNDING: "rounded in another order",
@@ -98,7 +99,8 @@ def recommendation_text(records: list[dict], ladder: Ladder) -> list[str]:
     for kind, found in groupby(advice(records, ladder), lambda one: one.kind):
         text += ["", f"{KIND[kind]}:"]
         for one in found:
-            branch = f" (on {one.base})" if one.base != one.number - 1 else ""
+            branches = ladder.rung(one.number).base != one.number - 1
+            branch = f" (on {one.base})" if branches else ""
             text.append("; ".join([f"{one.gain:>8}  {one.number} {one.name}{branch}", *one.saved]))
             if kind in (ON, SAVING):
                 text.append(f"{'':10}to the numbers: {DOES[one.numerics]}")
@@ -125,7 +127,9 @@ def recommendation_markdown(records: list[dict], ladder: Ladder) -> str:
     """As a page of its own, with the gains alone and left out where they were measured."""
     workload = ladder.workload
     gains = {row["rung"]: row for row in to_attribution(records, workload).to_dict("records")}
-    head = {"#": "--:", "rung": ":--", "on": "--:"} | dict.fromkeys(KINDS.values(), "--:")
+    measured = {"in_order"} | {SERIES[r["series"]] for r in records if r["series"] in SERIES}
+    kinds = [kind for kind in KINDS if kind in measured]
+    head = {"#": "--:", "rung": ":--", "on": "--:"} | {KINDS[kind]: "--:" for kind in kinds}
     head |= {"saves": ":--", "to the numbers": ":--"}
     text = ["# What to turn on\n", f"{workload.describe(records)}\n"]
     for kind, group in groupby(advice(records, ladder), lambda one: one.kind):
@@ -133,7 +137,10 @@ def recommendation_markdown(records: list[dict], ladder: Ladder) -> str:
         rows = [
             [
                 *(str(one.number), one.name, str(one.base)),
-                *(describe(gains[one.number], series) for series in KINDS),
+                *(
+                    "" if missing(gains[one.number][k]) else describe(gains[one.number], k)
+                    for k in kinds
+                ),
                 *(", ".join(one.saved), DOES[one.numerics]),
             ]
             for one in found
