@@ -107,6 +107,7 @@ WHY_NOT = {
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
     "I": ("rung 10 compiles", "own's rung 11 adds to its rung 10"),
+    "J": ("lie as usual", "own's rung 13: AdamW8 views weights, which rung 5 lays otherwise"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -255,7 +256,7 @@ OWN_TABLE = """
 10 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
 11 CUDA graphs              I     .    .    .     .     .     .      .    v    v    v    v
 12 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
-13 8-bit moments            .     .    .    .     .     .     .      .    .    .    .    .
+13 8-bit moments            J     J    J    J     J     J     J      J    J    J    J    J
 14 Checkpointing            .     .    .    .     .     .     .      .    .    .    .    .
 15 Accumulation             .     .    .    .     .     .     .      .    .    .    .    .
 16 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .

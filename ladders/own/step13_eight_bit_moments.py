@@ -23,6 +23,8 @@ NUMERICS = Numerics.LOWER_PRECISION
 def applies(device, recipe: OwnRecipe) -> str | None:
     if recipe.about.optimizer != "AdamW":
         return f"it is written for AdamW; the model trains with {recipe.about.optimizer}"
+    if recipe.channels_last:
+        return "it is written for weights that lie as usual; rung 5 applies"
     return None
 
 

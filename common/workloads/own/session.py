@@ -17,6 +17,7 @@ from common.workloads.own.recipe import OwnRecipe
 from common.workloads.own.settings import Settings
 from common.workloads.own.user_file import UserFile, samples
 from common.workloads.train.held import TensorMemory
+from common.workloads.train.tensor_memory import gradients, states
 
 SAMPLE = 64  # elements of each parameter, by which an update is noticed
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "linear")  # of aten
@@ -120,8 +121,6 @@ class OwnSession(Session):
 
 def held(optimizer: torch.optim.Optimizer):
     """The optimizer's own tensors, and the gradients of what it updates."""
-    from common.workloads.train.tensor_memory import gradients, states
-
     groups = (group["params"] for group in optimizer.param_groups)
     return [*states(optimizer), *gradients(p for group in groups for p in group)]
 

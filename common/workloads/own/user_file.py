@@ -63,8 +63,7 @@ class UserFile:
         self.path = path
         if sha256 and hash_of(path) != sha256:
             raise UserError(f"{path.name} has changed since the run began: start a new one")
-        root = path.parents[len(name.split(".")) - (path.name != "__init__.py")] if name else None
-        sys.path.insert(0, str(root or path.parent))  # as if it were started by itself
+        sys.path.insert(0, str(root_of(path, name)))  # as if it were started by itself
         with self.telling("it"):
             self.module = importlib.import_module(name) if name else self.run()
         for function, what in NEEDED.items():
@@ -156,6 +155,12 @@ class UserFile:
     def wrong(self, what: str, got, wanted: str) -> UserError:
         kind = type(got).__name__
         return UserError(f"--model {self.path.name}: {what} returned {kind}; it must be {wanted}")
+
+
+def root_of(path: Path, name: str) -> Path:
+    """The folder from which imports start: that of the file, or of its outermost package."""
+    inside = path.parent if path.name == "__init__.py" else path
+    return inside.parents[name.count(".")]
 
 
 def samples(batch) -> int:
