@@ -1,7 +1,7 @@
 """A small hand-written transformer as a user's file: for test_own.py, at a size that takes no time.
 
 Its norm and its activation are written out, its head has an odd number of rows, and its block
-repeats. ODD is changed by tests that want another file of it.
+repeats.
 """
 
 import math
@@ -44,6 +44,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCAB, WIDTH)
+        nn.init.normal_(self.embedding.weight, std=0.02)  # logits near 0, as at any usual start
         self.blocks = nn.ModuleList(Block() for _ in range(LAYERS))
         self.head = nn.Linear(WIDTH, VOCAB, bias=False)
         self.head.weight = self.embedding.weight

@@ -51,8 +51,9 @@ def inspected(settings: Settings, batch_size: int, timeout: float) -> About:
     try:
         told = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise UserError(f"--model {name}: its process ended without an answer: {last}") from None
+        last = (done.stderr.strip().splitlines() or ["without a word"])[-1]
+        ended = f"its process ended with status {done.returncode}: {last}"
+        raise UserError(f"--model {name}: {ended}") from None
     if "error" in told:
         raise UserError(told["error"])
     return About(**{key: tupled(value) for key, value in told.items()})
