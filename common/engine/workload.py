@@ -83,6 +83,7 @@ class Workload:
     settings: type[Settings] = Settings
     measures_ceilings: bool = False  # once per run, by `ceilings`
     times_its_end: bool = False  # `Session.values` has a clock, too: processes end one by one
+    tries_on_cpu: int = 2  # of each candidate; 1 where a process takes long to start
     near: float = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
 
     # -- in reports --

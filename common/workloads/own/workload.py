@@ -47,6 +47,7 @@ class Own(Workload):
 
     recipe: type[OwnRecipe] = OwnRecipe
     settings: type[Settings] = Settings
+    tries_on_cpu: int = 1
 
     # -- in reports --
 
