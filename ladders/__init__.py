@@ -17,6 +17,7 @@ LADDERS = {  # in the order in which --ladder all climbs those that have a purpo
     "convergence": "ladders.convergence",
     "parallel": "ladders.parallel",
     "environment": "ladders.environment",
+    "own": "ladders.own",
 }
 
 

@@ -21,6 +21,7 @@ from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.convergence.recipe import ConvergenceRecipe
 from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.recipe import GenerateRecipe
+from common.workloads.own.recipe import About, OwnRecipe
 from common.workloads.parallel.recipe import ParallelRecipe
 from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
@@ -35,6 +36,7 @@ from ladders.environment import step02_threads, step03_bound_threads
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.memory import LADDER as MEMORY
+from ladders.own import LADDER as OWN
 from steps import LADDER as STEPS
 from steps import step07_flash_attention
 
@@ -108,6 +110,8 @@ WHY_NOT = {
     "F": ("packing is for CPUs", "inference's rung 5: oneDNN's layouts are for CPUs"),
     "G": ("products of integers", "compress's rung 6: torch._int_mm, not tried on others"),
     "J": ("for NVIDIA's GPUs", "environment's rung 5: what ROCm makes of it was not tried"),
+    "I": ("rung 10 compiles", "own's rung 11 adds to its rung 10"),
+    "K": ("lie as usual", "own's rung 13: AdamW8 views weights, which rung 5 lays otherwise"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -251,6 +255,41 @@ ENVIRONMENT_TABLE = """
  5 Expandable segments      .     .    .    .     .     .     J      J    J    J    J    J
  6 Inductor's settings      .     .    .    .     .     .     .      .    .    .    .    .
 """
+# Of a model that has everything: what a model lacks is in test_own.py.
+OWN_TABLE = """
+                          P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
+ 1 TF32 tensor cores        a     a    a    .     .     .     b      b    b    b    b    b
+ 2 Fused optimizer          .     .    .    .     .     .     .      .    .    .    .    .
+ 3 Pinned memory            .     .    .    .     .     .     .      .    .    d    d    d
+ 4 bfloat16 autocast        c     c    c    .     .     .     .      c    .    .    .    c
+ 5 Channels last            .     .    .    .     .     .     .      .    .    .    .    .
+ 6 Native modules           .     .    .    .     .     .     .      .    .    .    .    .
+ 7 Fused attention          .     .    .    .     .     .     .      .    .    .    .    .
+ 8 Padded head              .     .    .    .     .     .     .      .    .    .    .    .
+ 9 Fewer page faults        .     .    .    .     .     .     .      .    k    k    .    .
+10 torch.compile            e     .    .    .     .     .     .      .    .    f    .    .
+11 CUDA graphs              I     .    .    .     .     .     .      .    v    v    v    v
+12 bfloat16 weights         c     c    c    .     .     .     .      c    .    .    .    c
+13 8-bit moments            K     K    K    K     K     K     K      K    K    K    K    K
+14 Checkpointing            .     .    .    .     .     .     .      .    .    .    .    .
+15 Accumulation             .     .    .    .     .     .     .      .    .    .    .    .
+16 Largest batch            .     .    .    .     .     .     .      .    .    .    .    .
+"""
+ABOUT = About(
+    name="Net",
+    parameters=1,
+    dtype="float32",
+    obeys_size=True,
+    optimizer="AdamW",
+    has_fused=True,
+    convolutions=1,
+    products=2,
+    batch_norms=0,
+    attention="eager",
+    blocks=("0", "1"),
+    native=(("norm", "RMSNorm", 1e-5, ("weight",)),),
+    padded=("head",),
+)
 
 
 def cells(table: str) -> dict[str, dict[int, str]]:
@@ -272,6 +311,7 @@ TABLES = {
     "finetune": (FINETUNE, cells(FINETUNE_TABLE)),
     "convergence": (CONVERGENCE, cells(CONVERGENCE_TABLE)),
     "environment": (ENVIRONMENT, cells(ENVIRONMENT_TABLE)),
+    "own": (OWN, cells(OWN_TABLE)),
 }
 
 
@@ -303,6 +343,7 @@ def climbed(ladder: Ladder, device: DeviceFacts) -> dict[int, str | None]:
     start = FinetuneRecipe() if ladder is FINETUNE else start
     start = ConvergenceRecipe.of(start) if ladder is CONVERGENCE else start
     start = CommandRecipe() if ladder is ENVIRONMENT else start
+    start = OwnRecipe(about=ABOUT, batch_size=8) if ladder is OWN else start
     foot, answers = ladder.foot(start, device), {}
     for rung in ladder.rungs:
         below = [number for number in ladder.chain(rung.base) if answers[number] is None]

@@ -13,6 +13,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 
+from common.accelerator import pages
 from common.accelerator.compiler import cuda_graph_skips
 from common.accelerator.device import describe
 from common.cli import run as command
@@ -372,9 +373,9 @@ def test_the_check_gives_float8_a_head_that_it_can_multiply(monkeypatch):
 
 def test_expandable_segments_are_seen_in_the_allocators_snapshot():
     grown, fixed = {"is_expandable": True}, {"is_expandable": False}
-    assert page_faults.expandable_segments([grown, fixed]) == "1 of 2 segments expandable"
+    assert pages.expandable_segments([grown, fixed]) == "1 of 2 segments expandable"
     with pytest.raises(NotInEffect, match="none of 1"):
-        page_faults.expandable_segments([fixed])
+        pages.expandable_segments([fixed])
 
 
 def test_on_cuda_there_is_nothing_to_choose_for_page_faults():

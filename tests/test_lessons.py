@@ -29,12 +29,13 @@ from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
 from ladders.inference.step07_int4_weights import GROUPS
 from ladders.memory import LADDER as MEMORY
+from ladders.own import LADDER as OWN
 from ladders.parallel import LADDER as PARALLEL
 from steps import LADDER as STEPS
 
 WITH_EXPECTED = (
     *(BEYOND, MEMORY, DATA, INFERENCE, COMPRESS, FINETUNE, CONVERGENCE),
-    ENVIRONMENT,
+    *(ENVIRONMENT, OWN),
 )
 LADDERS = (STEPS, PARALLEL, *WITH_EXPECTED)
 RUNGS = {rung.module.__name__: rung for ladder in LADDERS for rung in ladder.rungs}
@@ -241,6 +242,9 @@ FIGURES = {
     "ladders.inference.step10_multi_query": multi_query,
     "ladders.memory.step04_chunked_loss": chunked_loss,
     "ladders.memory.step11_eight_bit_moments": eight_bit_moments,
+    "ladders.own.step01_tf32": tf32,
+    "ladders.own.step06_native_modules": native_layers,
+    "ladders.own.step13_eight_bit_moments": eight_bit_moments,
 }
 
 

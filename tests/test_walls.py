@@ -44,6 +44,7 @@ ARROWS = {
         "common.workloads.train",
     ),
     "common.workloads.command": ("common.engine", "common.accelerator", "common.diagnose"),
+    "common.workloads.own": (*("common.engine", "common.accelerator", "common.workloads.train"),),
     "steps": ("common.engine", "common.accelerator", "common.gpt", "common.workloads"),
     "ladders": ("common.engine", "common.accelerator", "common.gpt", "common.workloads", "steps"),
     "common.scripts": (

@@ -22,6 +22,7 @@ from common.engine.workload import Planned
 from common.report.attribution import attribution_text, to_attribution
 from common.report.files import write_results
 from common.report.frame import to_frame
+from common.report.recommendation import recommendation_text
 from common.report.tables import control, control_text, to_text
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -133,6 +134,8 @@ def say_results(records: list[dict], plan: Plan) -> None:
         print(f"\n{more}")
     if plan.ladder.note:
         print(textwrap.fill(plan.ladder.note, 80, initial_indent="   ", subsequent_indent="   "))
+    for line in recommendation_text(records, plan.ladder):
+        print(line)
     for warning in warnings(records, plan.ladder):
         print(textwrap.fill(f"   warning: {warning}", 80, subsequent_indent="   "))
 

@@ -27,7 +27,8 @@ ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothin
 ALL = "all"  # in place of a ladder's name
 NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
-IMPLIED = {"--command": "environment"}  # what an option that only one ladder has says of it
+IMPLIED = {"--model": "own", "--command": "environment"}  # what such an option says of it
+ATTRIBUTED = ("steps", "own")  # ladders whose rungs can be measured alone and left out
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name
@@ -192,7 +193,7 @@ def turns(ladder: Ladder, options: argparse.Namespace, planned: Planned, jobs: i
     usual = RESOLUTION["cpu" if planned.device.type == "cpu" else "accelerator"]
     return Turns(
         resolution=options.resolution or usual,
-        budget_s=options.budget or SECONDS_EACH * jobs,
+        budget_s=options.budget or planned.budget_s or SECONDS_EACH * jobs,
         steps=getattr(options, "steps", None),
     )
 
@@ -204,16 +205,18 @@ def extra_jobs(
 
     What the ladder itself measures is not measured again: rung 1 alone, and the top left out.
     """
-    top = ladder.top
-    if options.ladder != "steps" and (options.attribute or options.without is not None):
-        raise UserError("--attribute and --without: only for --ladder steps")
+    top, stair = ladder.top, ladder.stair
+    if options.ladder not in ATTRIBUTED and (options.attribute or options.without is not None):
+        raise UserError(f"--attribute and --without: only for --ladder {' and '.join(ATTRIBUTED)}")
     if options.without is not None:
         number = rung_number(ladder, "--without", options.without, least=1)
         if numbers != tuple(range(top + 1)):
             raise UserError("--without: needs the full stack; leave out --upto and --only")
-        return (), (number,) if number < top else ()
+        if number not in stair:
+            raise UserError(f"--without {number}: no other rung stands on it")
+        return (), (number,) if number < stair[-1] else ()
     if not options.attribute:
         return (), ()
     if numbers != tuple(range(top + 1)):
         raise UserError("--attribute: needs the whole ladder; leave out --upto and --only")
-    return tuple(range(2, top + 1)), tuple(range(1, top))
+    return tuple(stair[1:]), tuple(stair[:-1])

@@ -21,7 +21,7 @@ PARTS = {  # what a rung module has beside it, and of which kind
     "in_effect": Callable,
     "apply": Callable,
 }
-OPTIONAL = {"BASE": int, "candidates": Callable}
+OPTIONAL = {"BASE": int, "OVER": int, "candidates": Callable, "lines": Callable}
 
 
 def no_candidates(device, below) -> dict:
@@ -42,12 +42,15 @@ class Rung:
     in_effect: Callable[[Any], str]  # what was seen of it; raises NotInEffect
     apply: Callable[[Any], Any]  # a recipe to a recipe
     named_base: int | None = None  # the rung that it says it adds to, and cannot do without
+    over: int | None = None  # likewise, but it can: then it adds to what is left below that one
     candidates: Callable[[Any, Any], dict[str, Any]] = no_candidates  # device, the recipe below
+    lines: Callable[[Any], list[str]] | None = None  # of a recipe: what to write in one's own code
 
     @property
     def base(self) -> int:
         """The rung that this one adds to: the one below, if it names none."""
-        return self.number - 1 if self.named_base is None else self.named_base
+        named = self.over if self.named_base is None else self.named_base
+        return self.number - 1 if named is None else named
 
     @classmethod
     def of(cls, number: int, module: ModuleType) -> "Rung":
@@ -70,7 +73,9 @@ class Rung:
             in_effect=module.in_effect,
             apply=module.apply,
             named_base=getattr(module, "BASE", None),
+            over=getattr(module, "OVER", None),
             candidates=getattr(module, "candidates", no_candidates),
+            lines=getattr(module, "lines", None),
         )
 
 
@@ -128,6 +133,11 @@ class Ladder:
     def chain(self, number: int) -> list[int]:
         """The rungs from the foot to this one, through their bases."""
         return [*self.chain(self.rung(number).base), number] if number > 0 else []
+
+    @property
+    def stair(self) -> list[int]:
+        """The longest chain: all rungs, where none branches off."""
+        return max((self.chain(rung.number) for rung in self.rungs), key=len, default=[])
 
     def applicable(self, numbers: Iterable[int], recipe, device) -> list[int]:
         """Those of the rungs that apply, each asked on top of the ones before it."""

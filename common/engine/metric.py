@@ -30,6 +30,7 @@ class Metric:
     scale: float = 1.0  # what people see is divided by it: a column of bytes, a title with MiB
     shown: str = PAGE  # BRIEF: also in the terminal, README, and the picture; CSV: only there
     titles: Mapping[str, str] = field(default_factory=dict)  # by device type, where they differ
+    spared: bool = False  # a rung may be for it alone, whatever the headline: memory, say
     stack: str = ""  # metrics of one stack are drawn as one stacked bar with this title
     short: str = ""  # its head in a second table for the terminal; empty: not there
     legend: str = ""  # a line under that table

@@ -36,7 +36,7 @@ class Stack:
             reason = f"it adds to rung {base}: {self.dropped[base]}"
             self.dropped[number] = reason
             return Combination([], status=SKIPPED, reason=reason)
-        below = [n for n in range(1, ladder.top + 1) if n not in self.dropped]
+        below = [n for n in ladder.stair if n not in self.dropped]
         wanted = {
             LADDER: [n for n in ladder.chain(number) if n == number or n not in self.dropped],
             ALONE: [number],

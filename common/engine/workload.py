@@ -54,6 +54,7 @@ class Planned:
     about: tuple[str, ...] = ()  # lines to begin with: what was chosen
     rounds: int = 2  # by default
     turns: bool = True  # by default on CPUs, instead of rounds
+    budget_s: float | None = None  # of turns, by default; None: by the number of rungs
     first: Callable[[int], Settings] | None = None  # the first round's settings by rung, if others
 
 
@@ -82,6 +83,7 @@ class Workload:
     settings: type[Settings] = Settings
     measures_ceilings: bool = False  # once per run, by `ceilings`
     times_its_end: bool = False  # `Session.values` has a clock, too: processes end one by one
+    tries_on_cpu: int = 2  # of each candidate; 1 where a process takes long to start
     near: float = 0.03  # a candidate's advantage over an earlier one that is no reason to prefer it
 
     # -- in reports --

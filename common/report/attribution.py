@@ -21,7 +21,9 @@ def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
     gains = Gains(records, workload.headline)
     ladder, alone, without = (gains.of(series) for series in ("ladder", "alone", "without"))
     measured = [tuple(r[-1]["applied"]) for r in ladder.values() if r[-1]["status"] == "ok"]
-    full = max(measured, key=len, default=())
+    left = [tuple(sorted({*r[-1]["applied"], n})) for n, r in without.items()]
+    full = max((key for key in measured if key in left), key=len, default=None)
+    full = full or max(measured, key=len, default=())
     groups, missing = {}, {}
     for number in sorted(n for n in ladder if n):
         applied = tuple(ladder[number][-1]["applied"])

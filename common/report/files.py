@@ -10,6 +10,7 @@ from common.engine.records import write_atomically
 from common.engine.workload import Writer
 from common.report.attribution import attribution_markdown, to_attribution
 from common.report.frame import in_units, to_csv, to_frame
+from common.report.recommendation import recommendation_markdown, recommends
 from common.report.tables import to_markdown
 
 
@@ -56,6 +57,9 @@ def results(records: list[dict], ladder: Ladder) -> dict[str, tuple[str, Writer]
                 lambda path: pictures().plot_attribution(gains, title, path),
             ),
         }
+    if recommends(ladder):
+        text = text_writer(lambda: recommendation_markdown(records, ladder))
+        found["recommendation"] = ("recommendation.md", text)
     page = {"html": ("report.html", text_writer(lambda: pages().to_page([records], ladder)))}
     return found | workload.extra_results(records) | page
 

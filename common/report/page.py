@@ -26,6 +26,7 @@ from common.report.page_pair import both_view
 from common.report.page_plots import drawn, or_why
 from common.report.page_rungs import Sections, three_gains
 from common.report.page_words import EN, WORDS
+from common.report.recommendation import recommendation_view
 from common.report.tables import control, control_text, is_stair, spread
 
 HERE = Path(__file__).parent
@@ -97,6 +98,7 @@ def whole_view(records: list[dict], ladder: Ladder, words: dict, name: str) -> d
         "table": page_facts.table(records, frame, ladder, words),
         "full": page_facts.full_table(records, frame, workload),
         "gains": attribution(records, workload, words, name),
+        "advice": recommendation_view(records, ladder, words),
         "sections": Sections(records, frame, ladder, words).all(),
         "more": more_pictures(records, workload, words, name),
     }

@@ -100,7 +100,7 @@ class Sections:
         if not present(row[name]) or not present(below):
             return None
         widest = longest(self.frame[name])
-        return {"below": width_of(below, widest), "own": width_of(row[name], widest)}
+        return {"below": width_of(below, widest), "above": width_of(row[name], widest)}
 
     def start(self, number: int) -> str:
         """What stands in a lesson's place below rung 1."""

@@ -240,13 +240,15 @@ def answers(
 def relative_errors(own: dict, reference: dict) -> dict[str, float]:
     """Each error's norm over that of the reference, or over FAINT of all if that is larger.
 
-    Some gradients are 0 in exact arithmetic, such as a bias of keys'. What is no number is inf.
+    Some gradients are 0 in exact arithmetic, such as a bias of keys'. What is no number is inf. An
+    error of what is 0 altogether is absolute.
     """
     least = FAINT * norm(reference)
     errors = {}
     for name, value in reference.items():
         size = value.norm().item()
-        error = (own[name] - value).norm().item() / (size if name == "loss" else max(size, least))
+        scale = size if name == "loss" else max(size, least)
+        error = (own[name] - value).norm().item() / (scale or 1.0)
         errors[name] = math.inf if math.isnan(error) else error
     return errors
 

@@ -1,0 +1,82 @@
+"""The figures of a step of a user's model, read from its records."""
+
+from dataclasses import replace
+from statistics import median
+
+from common.engine.metric import CSV, HIGHER, LOWER, Metric
+from common.workloads.train.metrics import OF_A_STEP, RESERVED, data_wait, measured, taken
+
+STARVED = 0.1  # of a step's time, in batch()
+# relative, between two askings: a model that differs more from itself cannot be compared
+STEADY = 1e-2
+MIB = 2**20
+SHARED = ("step_ms", "first_step_s", "peak_allocated_gib", "loss", "gradient_error", "data_wait")
+
+
+def rate(record: dict) -> float:
+    """Items per second at the median step of one process."""
+    one = record["measurement"]
+    return one["units_per_step"] / median(one["step_s"])
+
+
+def describe(records: list[dict]) -> str:
+    """Device, model, and versions in one line."""
+    first = records[0]
+    machine, about, recipe = first["machine"], first["baseline"]["about"], first["baseline"]
+    threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
+    return (
+        f"{machine['device']}{threads}, {name(first)}: {about['name']}, "
+        f"{about['parameters'] / 1e6:,.2f} M parameters, batch {recipe['batch_size']}, "
+        f"torch {first['versions']['torch']}, {first['date']}"
+    )
+
+
+def name(record: dict) -> str:
+    """The user's file, without its folder."""
+    return record["settings"]["file"].replace("\\", "/").rpartition("/")[2]
+
+
+def notes(records: list[dict]) -> str:
+    """How it was measured, in one line."""
+    first = records[0]
+    counts = next((r["measurement"]["units"] for r in records if r["status"] == "ok"), "?")
+    changed = " (changed)" if first["dirty"] else ""
+    return (
+        f"{describe(records)}. Items: {counts}. {taken(records)} after "
+        f"{first['settings']['warmup']}. {name(first)} {first['settings']['sha256'][:12]}, "
+        f"commit {str(first['commit'])[:10]}{changed}: `{first['command']}`"
+    )
+
+
+METRICS = (
+    Metric(name="units_per_s", title="items/s", of=rate, better=HIGHER, form=",.4g"),
+    replace(RESERVED, spared=True),
+    Metric(
+        name="peak_tensor_bytes",
+        title="tensors of a step, MiB",
+        of=measured("peak_tensor_bytes"),
+        over="first",
+        better=LOWER,
+        form=",.1f",
+        scale=MIB,
+        spared=True,
+    ),
+    *(metric for metric in OF_A_STEP if metric.name in SHARED),
+    Metric(
+        name="samples_per_step",
+        title="batch",
+        of=measured("samples_per_step"),
+        over="first",
+        shown=CSV,
+    ),
+)
+
+
+def starved(record: dict) -> list[str]:
+    """That the steps waited for batch(), if they did."""
+    if (share := data_wait(record)) <= STARVED:
+        return []
+    return [
+        f"batch() takes {share:.0%} of a step, which no rung changes; see --ladder data and "
+        "python -m steps.diagnose"
+    ]
