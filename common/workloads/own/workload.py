@@ -24,7 +24,7 @@ from common.workloads.own.session import OwnSession
 from common.workloads.own.settings import Settings
 from common.workloads.own.user_file import UserFile, found, hash_of
 from common.workloads.train.largest_batch import find_largest
-from common.workloads.train.workload import BROKE
+from common.workloads.train.shared import BROKE
 
 BATCH_SIZE = 8
 STEPS = {"cpu": 5, "accelerator": 50}  # timed, where no turns are taken, and of a try
