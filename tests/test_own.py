@@ -132,6 +132,14 @@ def test_a_drop_of_whole_samples_is_no_activation():
     assert recognised(DropPath(), torch.randn(4, 8)) is None
 
 
+def test_what_calls_torchs_own_kernel_is_not_hand_written():
+    class Gelu(nn.Module):
+        def forward(self, x):
+            return nn.functional.gelu(x)
+
+    assert recognised(Gelu(), torch.randn(4, 8)) is None
+
+
 def test_natives_keep_the_parameters_and_their_gradients(user, plain):
     model, named = make_model(user, replace(plain, native=True), CPU)
     assert isinstance(model.blocks[0].norm, nn.LayerNorm)

@@ -22,7 +22,7 @@ FUSED = "sdpa"
 
 def applies(device, recipe: OwnRecipe) -> str | None:
     if recipe.about.attention is None:
-        return "the model has no set_attn_implementation: call scaled_dot_product_attention in it"
+        return "no set_attn_implementation for it: call scaled_dot_product_attention in the model"
     if recipe.about.attention != "eager":
         return f"its attention is {recipe.about.attention or 'not named'} already"
     return None

@@ -1,7 +1,7 @@
 """From a user's file and a recipe to a model and an optimizer that are ready to train."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -97,21 +97,27 @@ def train_step(run: Run, batch) -> torch.Tensor:
 
 
 @contextmanager
-def counted_blocks(run: Run) -> Iterator[Counter]:
-    """Counts passes through the first part of each block, those of the backward pass too."""
-    passes: Counter = Counter()
+def counted_blocks(run: Run) -> Iterator[Callable[[], int]]:
+    """Gives what tells how often blocks were passed through, in the backward pass too.
 
-    def count(*of_hook) -> None:
-        passes["blocks"] += 1
+    A model may have smaller parts recomputed than its blocks: a block's passes are those through
+    the part of it that has most.
+    """
+    calls: Counter[nn.Module] = Counter()
 
-    firsts = [first_part(run.model.get_submodule(name)) for name in run.recipe.about.blocks]
-    hooks = [part.register_forward_pre_hook(count) for part in firsts]
+    def count(part: nn.Module, *of_hook) -> None:
+        calls[part] += 1
+
+    blocks = [leaves(run.model.get_submodule(name)) for name in run.recipe.about.blocks]
+    hooks = [part.register_forward_pre_hook(count) for block in blocks for part in block]
     try:
-        yield passes
+        yield lambda: sum(max(calls[part] for part in block) for block in blocks)
     finally:
         for hook in hooks:
             hook.remove()
 
 
-def first_part(block: nn.Module) -> nn.Module:
-    return next((part for part in block.modules() if not any(part.children())), block)
+def leaves(block: nn.Module) -> list[nn.Module]:
+    """Its parts that have parameters and no parts of their own: they are in one block only."""
+    parts = [part for part in block.modules() if not any(part.children())]
+    return [part for part in parts if any(True for _ in part.parameters())] or [block]

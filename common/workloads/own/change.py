@@ -70,11 +70,12 @@ def compiled(model: nn.Module, recipe: OwnRecipe) -> None:
 
 
 def with_attention(model: nn.Module) -> list[nn.Module]:
-    """The outermost parts whose attention can be set."""
+    """The outermost parts whose attention can be set to the fused one."""
     found: dict[str, nn.Module] = {}
     for name, part in model.named_modules():
         inner = any(name.startswith(f"{other}." if other else "") for other in found)
-        if not inner and callable(getattr(part, "set_attn_implementation", None)):
+        can = callable(getattr(part, "set_attn_implementation", None))
+        if not inner and can and getattr(part, "_supports_sdpa", True):
             found[name] = part
     return list(found.values())
 

@@ -72,7 +72,7 @@ class OwnSession(Session):
             memory.meet(tensor)
         with counted_blocks(run) as passes, memory:
             self.step()
-        run.blocks, run.peak_bytes = passes["blocks"], memory.peaks[self.device.type]
+        run.blocks, run.peak_bytes = passes(), memory.peaks[self.device.type]
         run.products = frozenset(dtype for name, dtype in memory.calls if is_product(name))
 
     def ready(self) -> None:
