@@ -123,6 +123,14 @@ def recommendation_view(records: list[dict], ladder: Ladder, words: dict) -> lis
     return view
 
 
+def in_words(one: Advice, row: dict, kind: str) -> str:
+    """A gain of one kind; one in order that was not told reads as in the ladder's own table."""
+    if missing(row[kind]):
+        return ""
+    untold = kind == "in_order" and one.gain.startswith("<")
+    return one.gain if untold else describe(row, kind)
+
+
 def recommendation_markdown(records: list[dict], ladder: Ladder) -> str:
     """As a page of its own, with the gains alone and left out where they were measured."""
     workload = ladder.workload
@@ -137,10 +145,7 @@ def recommendation_markdown(records: list[dict], ladder: Ladder) -> str:
         rows = [
             [
                 *(str(one.number), one.name, str(one.base)),
-                *(
-                    "" if missing(gains[one.number][k]) else describe(gains[one.number], k)
-                    for k in kinds
-                ),
+                *(in_words(one, gains[one.number], kind_of_gain) for kind_of_gain in kinds),
                 *(", ".join(one.saved), DOES[one.numerics]),
             ]
             for one in found

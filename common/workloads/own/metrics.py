@@ -4,7 +4,7 @@ from dataclasses import replace
 from statistics import median
 
 from common.engine.metric import CSV, HIGHER, LOWER, Metric
-from common.workloads.train.metrics import OF_A_STEP, RESERVED, data_wait, measured, taken
+from common.workloads.train.metrics import OF_A_STEP, RESERVED, data_wait, measured, origin, taken
 
 STARVED = 0.1  # of a step's time, in batch()
 # relative, between two askings: a model that differs more from itself cannot be compared
@@ -40,11 +40,9 @@ def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
     first = records[0]
     counts = next((r["measurement"]["units"] for r in records if r["status"] == "ok"), "?")
-    changed = " (changed)" if first["dirty"] else ""
     return (
-        f"{describe(records)}. Items: {counts}. {taken(records)} after "
-        f"{first['settings']['warmup']}. {name(first)} {first['settings']['sha256'][:12]}, "
-        f"commit {str(first['commit'])[:10]}{changed}: `{first['command']}`"
+        f"{describe(records)}. Items: {counts}. {taken(records)}. "
+        f"{name(first)} {first['settings']['sha256'][:12]}. {origin(records)}"
     )
 
 
