@@ -19,6 +19,7 @@ LADDERS = {  # in the order in which --ladder all climbs those that have a purpo
     "environment": "ladders.environment",
     "own": "ladders.own",
 }
+IMPLIED = {"--model": "own", "--command": "environment"}  # options that only one of them has
 
 
 def load(name: str) -> Ladder:

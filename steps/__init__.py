@@ -21,6 +21,7 @@ from steps import (
 LADDER = Ladder(
     name="steps",
     workload=ANY_NUMBER,
+    attributed=True,
     published=published_gains,
     purpose=Purpose(
         name={"en": "Training", "ja": "学習"},

@@ -197,3 +197,7 @@ def test_energy_is_per_thousand_tokens_and_missing_is_not_zero():
     record = fake_record(0, 1, 100.0, window=window)  # 3 steps of 32 tokens
     assert to_frame([record], TRAINING)["joule_per_ktok"].iloc[0] == pytest.approx(100.0)
     assert to_frame([fake_record(0, 1, 100.0)], TRAINING)["joule_per_ktok"].isna().all()
+
+
+def test_a_share_has_two_digits_or_no_end():
+    assert [stats.percent(share) for share in (0.0213, 0.126, math.inf)] == ["2.1 %", "13 %", "∞ %"]

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -28,6 +29,19 @@ def missing(device) -> str | None:
     if device.type == "cpu" and sys.platform != "linux":
         return "these settings are glibc's, on Linux"
     return None
+
+
+def candidates(device, recipe) -> dict:
+    """The choices for a CPU, each a recipe with its `environment`; elsewhere there is nothing to
+    choose."""
+    if device.type != "cpu":
+        return {}
+    return {label: replace(recipe, environment=own + CUDA) for label, own in CHOICES.items()}
+
+
+def usual(recipe):
+    """Settings for either: CUDA's allocator and glibc's each read their own."""
+    return replace(recipe, environment=CHOICES["kept pages"] + CUDA)
 
 
 def seen(environment: tuple[str, ...], device_type: str) -> str:

@@ -21,14 +21,12 @@ from common.engine.options import (
 from common.engine.plan import Plan, Turns
 from common.engine.rungs import REFERENCE
 from common.engine.workload import Planned
-from ladders import LADDERS, load
+from ladders import IMPLIED, LADDERS, load
 
 ABOUT = "Climb the ladder on this machine: every rung in fresh processes, nothing downloaded."
 ALL = "all"  # in place of a ladder's name
 NOT_HERE = ("upto", "only", "attribute", "without", "resolution")  # options of one ladder
 RESOLUTION = {"cpu": 0.03, "accelerator": 0.01}
-IMPLIED = {"--model": "own", "--command": "environment"}  # what such an option says of it
-ATTRIBUTED = ("steps", "own")  # ladders whose rungs can be measured alone and left out
 SECONDS_EACH = 40.0  # of a run's budget, for each rung
 
 Asked = dict[str, tuple[Ladder, argparse.Namespace]]  # ladders with their options, by name
@@ -206,8 +204,9 @@ def extra_jobs(
     What the ladder itself measures is not measured again: rung 1 alone, and the top left out.
     """
     top, stair = ladder.top, ladder.stair
-    if options.ladder not in ATTRIBUTED and (options.attribute or options.without is not None):
-        raise UserError(f"--attribute and --without: only for --ladder {' and '.join(ATTRIBUTED)}")
+    if not ladder.attributed and (options.attribute or options.without is not None):
+        able = [name for name in LADDERS if load(name).attributed]
+        raise UserError(f"--attribute and --without: only for --ladder {' and '.join(able)}")
     if options.without is not None:
         number = rung_number(ladder, "--without", options.without, least=1)
         if numbers != tuple(range(top + 1)):

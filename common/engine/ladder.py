@@ -98,6 +98,7 @@ class Ladder:
     declared: Numerics = Numerics.ROUNDING  # what the foot may do to the numbers
     reference: str = ""  # the name of the workload's own recipe, if measured beside rung 0
     note: str = ""  # a caution for whoever reads its figures
+    attributed: bool = False  # rungs may be measured alone, and left out of the stair
     purpose: Purpose | None = None  # None: it is not among all the ladders of one run
     rungs: tuple[Rung, ...] = field(init=False)
 

@@ -213,4 +213,6 @@ def smallest(found: Estimate) -> float:
 
 
 def percent(share: float) -> str:
+    if math.isinf(share):
+        return "∞ %"
     return f"{100 * share:.2g} %" if share < 0.1 else f"{100 * share:.0f} %"

@@ -12,8 +12,6 @@ Source: mallopt(3); glibc manual, Memory Allocation Tunables; PyTorch, CUDA sema
 Expected: 1.1 to 1.2 times on a CPU, memory rather than speed on a GPU.
 """
 
-from dataclasses import replace
-
 from common.accelerator import pages
 from common.engine.contract import Numerics
 from common.workloads.train.build import Run
@@ -32,13 +30,8 @@ def in_effect(run: Run) -> str:
 
 
 def apply(recipe: Recipe) -> Recipe:
-    return replace(recipe, environment=pages.CHOICES["kept pages"] + pages.CUDA)  # each its own
+    return pages.usual(recipe)
 
 
 def candidates(device, recipe: Recipe) -> dict[str, Recipe]:
-    if device.type != "cpu":
-        return {}  # there is nothing to choose
-    return {
-        label: replace(recipe, environment=found + pages.CUDA)
-        for label, found in pages.CHOICES.items()
-    }
+    return pages.candidates(device, recipe)

@@ -24,6 +24,7 @@ from ladders.own import (
 LADDER = Ladder(
     name="ladders.own",
     workload=OWN,
+    attributed=True,
     start="your model",
     note="rungs 12 to 16 each stand on rung 9, not on one another: alternatives, or for memory",
     modules=(

@@ -8,29 +8,17 @@ Source: docs.pytorch.org/docs/stable/generated/torch.set_float32_matmul_precisio
 Expected: up to twice the rate on NVIDIA GPUs from Ampere on, if float32 products take the time.
 """
 
-from dataclasses import replace
-
-from common.engine.contract import Numerics
-from common.workloads.own.build import Run
 from common.workloads.own.recipe import OwnRecipe
 from steps import step02_tf32
+from steps.step02_tf32 import CHANGES, NUMERICS, apply, in_effect
 
-CHANGES = ("matmul_precision",)
-NUMERICS = Numerics.LOWER_PRECISION
+__all__ = ["CHANGES", "NUMERICS", "applies", "apply", "in_effect", "lines"]
 
 
 def applies(device, recipe: OwnRecipe) -> str | None:
     if recipe.about.dtype != "float32":
         return f"the parameters are {recipe.about.dtype}"
     return step02_tf32.applies(device, recipe)
-
-
-def in_effect(run: Run) -> str:
-    return step02_tf32.in_effect(run)
-
-
-def apply(recipe: OwnRecipe) -> OwnRecipe:
-    return replace(recipe, matmul_precision="high")
 
 
 def lines(recipe: OwnRecipe) -> list[str]:

@@ -11,8 +11,6 @@ Source: mallopt(3); glibc manual, Memory Allocation Tunables; PyTorch, CUDA sema
 Expected: 1.1 to 1.2 times on a CPU, memory rather than speed on a GPU.
 """
 
-from dataclasses import replace
-
 from common.accelerator import pages
 from common.engine.contract import Numerics
 from common.workloads.own.build import Run
@@ -31,16 +29,11 @@ def in_effect(run: Run) -> str:
 
 
 def apply(recipe: OwnRecipe) -> OwnRecipe:
-    return replace(recipe, environment=pages.CHOICES["kept pages"] + pages.CUDA)  # each its own
+    return pages.usual(recipe)
 
 
 def candidates(device, recipe: OwnRecipe) -> dict[str, OwnRecipe]:
-    if device.type != "cpu":
-        return {}  # there is nothing to choose
-    return {
-        label: replace(recipe, environment=found + pages.CUDA)
-        for label, found in pages.CHOICES.items()
-    }
+    return pages.candidates(device, recipe)
 
 
 def lines(recipe: OwnRecipe) -> list[str]:

@@ -8,23 +8,22 @@ from pathlib import Path
 
 import torch
 
-from common.accelerator.compiler import compile_cache, empty_compile_cache, forget_graphs
-from common.accelerator.device import describe_in_child, pick_type, torch_facts
-from common.engine.device import TYPES, DeviceFacts, container_quota, threads_allowed
+from common.accelerator.compiler import forget_graphs
+from common.accelerator.device import describe_in_child, pick_type
+from common.engine.device import TYPES
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import whole
 from common.engine.plan import Plan
-from common.engine.process import Outcome
 from common.engine.settle import Trials
-from common.engine.workload import Check, Launch, Planned, Workload
+from common.engine.workload import Check, Launch, Planned
 from common.workloads.own import metrics
 from common.workloads.own.recipe import LARGEST, OwnRecipe, from_json, to_json
 from common.workloads.own.session import OwnSession
 from common.workloads.own.settings import Settings
 from common.workloads.own.user_file import UserFile, found, hash_of
 from common.workloads.train.largest_batch import find_largest
-from common.workloads.train.shared import BROKE
+from common.workloads.train.shared import Compiling
 
 BATCH_SIZE = 8
 STEPS = {"cpu": 5, "accelerator": 50}  # timed, where no turns are taken, and of a try
@@ -42,7 +41,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own(Workload):
+class Own(Compiling):
     """One process that trains what the user's file describes."""
 
     recipe: type[OwnRecipe] = OwnRecipe
@@ -121,23 +120,12 @@ class Own(Workload):
             budget_s=BUDGET_S,
         )
 
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
     def record_facts(self, recipe: OwnRecipe | None, settings: Settings, device) -> dict:
         return {"format": recipe.format if recipe else None}
 
     def launch(self, recipe: OwnRecipe) -> Launch:
         own = dict(setting.split("=", 1) for setting in recipe.environment)
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=compile_cache() | limits | own)
-
-    def again(self, recipe: OwnRecipe, outcome: Outcome) -> str:
-        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
-        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
-            return ""
-        return "compiled with an empty cache" if empty_compile_cache() else ""
+        return Launch(environment=super().launch(recipe).environment | own)
 
     # -- what measuring settles --
 

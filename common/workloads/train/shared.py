@@ -1,4 +1,4 @@
-"""What the workloads of a GPT-2 share: recipes with classes in them, one process, one device."""
+"""What workloads of one process share, and what those of a GPT-2: recipes with classes in them."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,34 @@ BROKE = re.compile(r"\w+: |killed by SIG(SEGV|BUS|ILL|ABRT)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelWorkload(Workload):
+class TorchWorkload(Workload):
+    """One process, one device of torch's."""
+
+    def facts(self, device: DeviceFacts) -> dict:
+        return torch_facts(device)
+
+    def launch(self, recipe) -> Launch:
+        # torch sees an affinity, but no container's quota, and then has too many threads
+        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
+        return Launch(environment=limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiling(TorchWorkload):
+    """Its recipes have a field `compile`: what is compiled is kept for other processes."""
+
+    def launch(self, recipe) -> Launch:
+        return Launch(environment=compile_cache() | super().launch(recipe).environment)
+
+    def again(self, recipe, outcome: Outcome) -> str:
+        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
+        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
+            return ""
+        return "compiled with an empty cache" if empty_compile_cache() else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelWorkload(TorchWorkload):
     """Its recipes have `to_json`, `from_json`, and `from_record`, as `Recipe` has."""
 
     settings: type[ModelSettings] = ModelSettings
@@ -43,16 +70,6 @@ class ModelWorkload(Workload):
         fields = [f"{k} {own} and {its}" for k, (own, its) in pairs.items() if own != its]
         return f"different {self.called}: {', '.join(fields)}" if fields else ""
 
-    # -- before measuring --
-
-    def facts(self, device: DeviceFacts) -> dict:
-        return torch_facts(device)
-
-    def launch(self, recipe) -> Launch:
-        # torch sees an affinity, but no container's quota, and then has too many threads
-        limits = {"OMP_NUM_THREADS": str(threads_allowed())} if container_quota() else {}
-        return Launch(environment=limits)
-
     # -- in the process that measures --
 
     def dump(self, recipe) -> dict:
@@ -73,14 +90,5 @@ class ModelWorkload(Workload):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompilingWorkload(ModelWorkload):
-    """Its recipes have a field `compile`: what is compiled is kept for other processes."""
-
-    def launch(self, recipe) -> Launch:
-        return Launch(environment=compile_cache() | super().launch(recipe).environment)
-
-    def again(self, recipe, outcome: Outcome) -> str:
-        """A compiled rung that broke is tried with an empty cache: a kill may have damaged it."""
-        if not (recipe.compile and outcome.status == "failed" and BROKE.match(outcome.reason)):
-            return ""
-        return "compiled with an empty cache" if empty_compile_cache() else ""
+class CompilingWorkload(Compiling, ModelWorkload):
+    """A GPT-2 that may be compiled."""
