@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from common.engine.contract import DoesNotApply
 from common.engine.errors import UserError
+from common.engine.records import Records
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.workloads.compress import base as bases
 from common.workloads.compress import files, sensitivity
@@ -26,7 +27,7 @@ from common.workloads.compress.knapsack import cheapest
 from common.workloads.compress.lottery import Redrawn, Scattered, Ticket
 from common.workloads.compress.model import Cache, built, file_of, of_parts
 from common.workloads.compress.parts import EMBEDDING, HEAD, parts_of
-from common.workloads.compress.plot_pareto import front
+from common.workloads.compress.plot_pareto import front, pareto_figure
 from common.workloads.compress.quality import compare, held_out, paired
 from common.workloads.compress.recipe import CompressRecipe
 from common.workloads.compress.settings import Settings
@@ -44,6 +45,7 @@ from ladders.compress.step10_qat import Longer, Rounded, straight_through
 from ladders.compress.step11_mixed_precision import FORMATS
 from ladders.compress.step13_heads_and_neurons import Smaller
 from ladders.compress.step14_taylor import change
+from tests.conftest import PROJECT
 
 HALF = torch.bfloat16
 IN_HALF = CompressRecipe(dtype=HALF)
@@ -753,3 +755,11 @@ def test_a_grid_is_read_as_it_was_written():
     grid = Grid(*(numbers(3, 2, seed=n).abs() for n in range(3)), 0, 15)
     assert grid.stored().scale.equal(grid.scale.to(HALF).float())
     assert symmetric(torch.ones(1, 1)).least == -127
+
+
+def test_what_was_trained_longer_is_not_in_the_headline():
+    """A ticket loses less than float32, since it was trained on: its control says what it is."""
+    records = Records(PROJECT / "results/amd-epyc-2-cores/compress-ticket/records.jsonl").read()
+    texts = " ".join(text.get_text() for text in pareto_figure(records).texts)
+    assert "Magnitude pruning" in texts and "Lottery ticket" not in texts
+    assert "Trained longer than float32, so neither on the line nor in the headline: 15" in texts

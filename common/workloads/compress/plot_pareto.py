@@ -8,8 +8,10 @@ import numpy as np
 from common.engine.rungs import shown
 from common.report.canvas import ORANGE, PALE, SMALL, TEXT, canvas, frame_texts, head, look, save
 from common.report.scatter import name_points, scatter
+from common.workloads.compress.choices import AsTrained
 from common.workloads.compress.metrics import MIB, describe
 from common.workloads.train.metrics import tok_per_s
+from common.workloads.train.recipe import plain
 
 ROW = 0.24  # inches of a matrix
 LARGE = 1.0  # nats: worse models are drawn at the panel's upper end
@@ -43,7 +45,8 @@ def pareto_figure(records: list[dict]):
     ends = [[r["measurement"]["quality"][f"delta_{end}"] for r in rungs] for end in ("low", "high")]
     if None not in ends[0]:
         left.vlines(sizes, *(np.minimum(end, LARGE) for end in ends), PALE, zorder=0)
-    best = front([*zip(sizes, losses, strict=True)])
+    equal = [n for n, record in enumerate(rungs) if not trained_on(record)]
+    best = [equal[n] for n in front([(sizes[n], losses[n]) for n in equal])]
     left.plot(*zip(*(by_loss[n] for n in best), strict=True), color=ORANGE, linewidth=1, zorder=1)
     head(left, "loss over float32's, nats, 95 % interval", 42)
     scatter(right, by_speed)
@@ -61,12 +64,21 @@ def pareto_figure(records: list[dict]):
         if loss > LARGE
     )
     above = ", ".join(high)
-    said = f"Above {LARGE:g} nats, at the upper end: {above}" if above else ""
-    frame_texts(figure, title(rungs, sizes, losses), [said, describe(records)])
+    said = f"Above {LARGE:g} nats, at the upper end: {above}. " if above else ""
+    if len(equal) < len(rungs):
+        longer = ", ".join(shown(record["rung"]) for record in rungs if trained_on(record))
+        said += f"Trained longer than float32, so neither on the line nor in the headline: {longer}"
+    figures = [[of[n] for n in equal] for of in (rungs, sizes, losses)]
+    frame_texts(figure, title(*figures), [said, describe(records)])
     numbers = [shown(r["rung"]) for r in rungs]
     name_points(left, by_loss, numbers)
     name_points(right, by_speed, numbers)
     return figure
+
+
+def trained_on(record: dict) -> bool:
+    """Whether a rung trains the base further: its loss is then held to its controls', not here."""
+    return record["recipe"]["training"] != plain(AsTrained)
 
 
 def title(rungs: list[dict], sizes: list[float], losses: list[float], most: float = 0.05) -> str:
