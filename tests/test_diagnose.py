@@ -437,6 +437,8 @@ WAITS = (
 )
 def test_what_ends_us_ends_the_program(tmp_path, kind, status):
     """The program answers as it would, and what was seen is still said."""
+    # what a shell starts in the background ignores Ctrl-C, and so would all that it starts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         [*DOOR, "--", sys.executable, "-c", WAITS],
         cwd=PROJECT,
