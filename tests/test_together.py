@@ -429,3 +429,14 @@ def test_the_time_left_follows_what_rungs_took(few, tmp_path):
     assert short.expected_s(["p"]) == pytest.approx(3.0, abs=0.5)  # no more than there is
     assert {"w", "p"} == {*short.standings.ladders}
     assert short.stands("p").status == WAITING
+
+
+def test_a_ladder_that_is_judged_takes_two_rounds_where_it_would_be_content_with_one(few):
+    kinds = [("walking", 1, 2), ("walking", 3, 3)]
+    for name, own, taken in kinds:
+        plan, _ = together.make_plan(*together.ask_all([])[name])
+        assert together.enough(replace(plan, turns=None, rounds=own)) == taken
+    counted = replace(plan.ladder.workload.headline, noise=together.EXACT)
+    workload = replace(plan.ladder.workload, metrics=(counted,))
+    exact = replace(plan, ladder=replace(plan.ladder, workload=workload), turns=None, rounds=1)
+    assert together.enough(exact) == 1

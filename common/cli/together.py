@@ -38,6 +38,7 @@ from common.engine.contract import SKIPPED
 from common.engine.errors import UserError, in_short
 from common.engine.gains import latest
 from common.engine.machine import commit_facts
+from common.engine.metric import EXACT
 from common.engine.options import writable_folder
 from common.engine.plan import Plan
 from common.engine.records import as_records_of, sole_writer
@@ -208,6 +209,8 @@ class Together:
         out, found = self.standings.folder / name, None
         with within as limit, sole_writer(writable_folder("--out", out)):
             plan, planned = self.planned.pop(name, None) or make_plan(*self.asked[name])
+            if not self.asked[name][1].rounds:
+                plan = replace(plan, rounds=enough(plan))
             own_s = (1 - DRAWING) * share_s
             if plan.turns and plan.turns.budget_s > own_s:
                 plan = replace(plan, turns=replace(plan.turns, budget_s=own_s))
@@ -229,6 +232,15 @@ class Together:
     def rungs(self, name: str) -> int:
         """How many there are, with the foot."""
         return self.asked[name][0].top + 1
+
+
+def enough(plan: Plan) -> int:
+    """Rounds, where none are asked for: one tells no gain, and what is not told isn't recommended.
+
+    A ladder by itself is content with one at `tiny`, to be over in three minutes.
+    """
+    exact = plan.ladder.workload.headline.noise == EXACT
+    return plan.rounds if exact or plan.turns else max(2, plan.rounds)
 
 
 def ended(found: Measured) -> Standing:
