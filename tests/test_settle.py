@@ -156,6 +156,20 @@ def test_a_disturbed_candidate_is_tried_and_checked_again(climb):
     assert climb.tries(**AT_256) == [True, True, True]  # twice in the race, then as the rung
 
 
+def test_what_the_chosen_ones_first_try_measured_is_kept(climb):
+    """A process that comes later finds in caches what that one had to make."""
+
+    def counted(job, outcome):
+        outcome.measurement["first_step_s"] = float(len(climb.jobs))
+
+    (record,) = climb((3,), spoil=counted)
+    asked = [number for number, job in enumerate(climb.jobs, start=1)
+             if job["kind"] == "rung" and job["recipe"].items() >= AT_256.items()]  # fmt: skip
+    assert record["first_try"]["first_step_s"] == asked[0]
+    assert record["measurement"]["first_step_s"] == asked[-1] > asked[0]
+    assert "step_s" not in record["first_try"]
+
+
 def test_a_measurement_that_fails_keeps_the_end_of_its_log(climb):
     bad, good = climb((1, 4), failed("RuntimeError: it broke", applied=1, log=TRACE))
     assert bad["status"] == "failed"

@@ -99,6 +99,15 @@ def compiled_graphs() -> tuple[int, int]:
     return counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
 
+def from_cache() -> bool:
+    """Whether a graph of this process was found in the compiler's caches, not compiled here."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    counters = torch._dynamo.utils.counters
+    hits = counters["inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autograd_cache_hit"]
+    return any(hits)
+
+
 def cuda_graph_skips() -> int:
     """How many graphs were compiled without the CUDA graph that was asked for, in this process."""
     if "torch._dynamo" not in sys.modules:

@@ -206,6 +206,7 @@ class Climb:
             self.stack.chosen[number] = best(found.tried, self.workload)
         combination.recipe, combination.note = found.recipe, found.note
         combination.candidates, combination.refused = found.tried, found.refused
+        combination.first_try = found.first_try
         combination.settled = True
 
     def record(
@@ -241,6 +242,7 @@ class Climb:
             "searched": tuple(combination.applied) in self.closed,
             "candidates": combination.candidates,  # rates, if there were any
             "refused": combination.refused,
+            "first_try": combination.first_try,
             "numerics": plan.ladder.numerics(number).value,
             **about,
             "ceilings": self.ceilings,

@@ -77,6 +77,7 @@ def recalled(record: dict, stack: Stack, workload: Workload) -> Combination | No
         record["note"],
         tried,
         record.get("refused", {}),  # records of before have none
+        record.get("first_try", {}),
         settled=recipe is not None,
         checked=recipe is not None,
     )

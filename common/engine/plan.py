@@ -80,5 +80,6 @@ class Combination:
     note: str = ""
     candidates: dict[str, float | None] = field(default_factory=dict)  # rates of what was tried
     refused: dict[str, dict] = field(default_factory=dict)  # why those without a rate have none
+    first_try: dict = field(default_factory=dict)  # of the chosen one: see Settled
     settled: bool = False  # whether the recipe leaves nothing open
     checked: bool = False  # whether it was found equivalent

@@ -55,6 +55,7 @@ class Settled:
     note: str = ""
     tried: dict[str, float | None] = field(default_factory=dict)  # rates, None: refused
     refused: dict[str, dict] = field(default_factory=dict)  # status, reason, and end of the log
+    first_try: dict = field(default_factory=dict)  # what the chosen one's measured, without lists
 
 
 class Unsettled(Exception):
@@ -71,29 +72,34 @@ def settle(recipe, candidates: dict[str, Any], trials: Trials, plan: Plan) -> Se
     Candidates that leave something open race as the plan's baseline has it, and only the winner's
     is searched for. Raises Unsettled.
     """
-    workload, tried, refused, notes = trials.workload, {}, {}, []
+    workload, tried, refused, notes, first = trials.workload, {}, {}, [], {}
     if len(candidates) > 1:
         closed = {
             label: workload.closed_as(found, plan.baseline) for label, found in candidates.items()
         }
         timed = workload.headline.noise == ROUNDS
         twice = timed and plan.device.type == "cpu" and workload.tries_on_cpu > 1
-        tried, failed = race(closed, trials, twice)
+        tried, failed, firsts = race(closed, trials, twice)
         refused = {label: outcome.told() for label, outcome in failed.items()}
         if not any(tried.values()):
             raise none_passed(failed, trials, tried, refused)
-        recipe = candidates[best(tried, workload)]
+        chosen = best(tried, workload)
+        recipe, first = candidates[chosen], firsts[chosen]
         notes.append(in_words(tried, failed, workload.headline))
     if workload.is_open(recipe):
         recipe, note = workload.close(recipe, plan, trials)
         notes.append(note)
-    return Settled(recipe=recipe, note="; ".join(notes), tried=tried, refused=refused)
+    figures = {name: one for name, one in first.items() if not isinstance(one, list | dict)}
+    return Settled(
+        recipe=recipe, note="; ".join(notes), tried=tried, refused=refused, first_try=figures
+    )
 
 
 def race(
     candidates: dict[str, Any], trials: Trials, twice: bool
-) -> tuple[dict[str, float | None], dict[str, Outcome]]:
-    """Rates of those that passed the rung's probe and the equivalence check, and the others.
+) -> tuple[dict[str, float | None], dict[str, Outcome], dict[str, dict]]:
+    """Rates of those that passed the rung's probe and the equivalence check, the others, and what
+    the first good try of each measured.
 
     `twice`, for CPUs, if the headline is timed: the second time in the opposite order, and
     the better rate counts: what else the machine does makes a window slower, never faster. An
@@ -102,6 +108,7 @@ def race(
     """
     tried: dict[str, float | None] = dict.fromkeys(candidates)
     out: dict[str, Outcome] = {}
+    first: dict[str, dict] = {}
     for label in (*candidates, *(reversed(candidates) if twice else ())):
         if label in out and out[label].status != "disturbed":
             continue
@@ -109,10 +116,11 @@ def race(
         outcome = trials.attempt(candidates[label], label, check=not passed)
         if outcome.status == "ok":
             tried[label] = max(trials.workload.rate(vars(outcome)), tried[label] or 0.0)
+            first.setdefault(label, outcome.measurement)
             out.pop(label, None)
         elif not passed:
             out[label] = outcome
-    return tried, out
+    return tried, out, first
 
 
 def best(tried: dict[str, float | None], workload: Workload) -> str:

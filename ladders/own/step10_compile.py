@@ -28,8 +28,7 @@ def applies(device, recipe: OwnRecipe) -> str | None:
 def in_effect(run: Run) -> str:
     if run.graphs == 0:
         raise NotInEffect("nothing was compiled: does loss() call the model itself?")
-    parts = [f"{run.graphs} graph{'s' * (run.graphs > 1)}", f"{len(run.breaks)} breaks"]
-    return ", ".join([*parts, f"{run.first_step_s:.0f} s"])
+    return f"{run.graphs} graph{'s' * (run.graphs > 1)}, {len(run.breaks)} breaks"
 
 
 def apply(recipe: OwnRecipe) -> OwnRecipe:

@@ -31,7 +31,6 @@ class Run:
     operators: frozenset[str] = frozenset()  # that ran in it
     products: frozenset[str] = frozenset()  # number formats of its matrix products
     peak_bytes: int | None = None  # of its tensors; None: compiled, so not seen
-    first_step_s: float = 0.0
     graphs: int = 0  # compiled
     breaks: list[str] = field(default_factory=list)  # of graphs: line and reason
 

@@ -19,6 +19,26 @@ def rate(record: dict) -> float:
     return one["units_per_step"] / median(one["step_s"])
 
 
+def first_step_s(record: dict) -> float | None:
+    """The first step of the first process that ran the recipe, with compiling it.
+
+    Where a rung chose among candidates, that process tried the chosen one. None: a cache had what
+    an earlier run compiled, so what compiling takes is not known.
+    """
+    one = record.get("first_try") or record["measurement"]
+    return None if one.get("from_cache") else one["first_step_s"]
+
+
+def compiled_before(record: dict) -> list[str]:
+    """That no process of this run compiled it all, if so; later rounds always find a cache."""
+    if record["round"] > 1 or first_step_s(record) is not None:
+        return []
+    return [
+        "what compiling takes is not known: an earlier run's cache had it; to measure it, name an "
+        "empty folder by TORCHINDUCTOR_CACHE_DIR"
+    ]
+
+
 def describe(records: list[dict]) -> str:
     """Device, model, and versions in one line."""
     first = records[0]
@@ -59,7 +79,11 @@ METRICS = (
         scale=MIB,
         spared=True,
     ),
-    *(metric for metric in OF_A_STEP if metric.name in SHARED),
+    *(
+        replace(metric, of=first_step_s) if metric.name == "first_step_s" else metric
+        for metric in OF_A_STEP
+        if metric.name in SHARED
+    ),
     Metric(
         name="samples_per_step",
         title="batch",

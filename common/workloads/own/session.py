@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-from common.accelerator.compiler import compiled_graphs
-from common.accelerator.device import PeakMemory, give_back, make_clock, room, synchronize
+from common.accelerator.compiler import compiled_graphs, from_cache
+from common.accelerator.device import PeakMemory, give_back, make_clock, room
 from common.engine.clock import Clock
 from common.engine.contract import Disturbed
 from common.engine.session import Session, Timed
@@ -47,13 +47,10 @@ class OwnSession(Session):
         return make_clock(self.device)
 
     def step(self) -> None:
-        begun = time.perf_counter()
+        asked = time.perf_counter()
         batch = fetch(self.run)
-        self.data_wait_s += time.perf_counter() - begun
+        self.data_wait_s += time.perf_counter() - asked
         self.losses.append(train_step(self.run, batch))
-        if not self.steps:
-            synchronize(self.device)
-            self.run.first_step_s = time.perf_counter() - begun
         self.steps += 1
 
     def look(self) -> None:
@@ -116,6 +113,7 @@ class OwnSession(Session):
             "peak_allocated_gib": allocated,  # None: not counted on this device
             "peak_tensor_bytes": self.run.peak_bytes,
             "graph_breaks": self.run.breaks,
+            "from_cache": from_cache(),  # then the first step tells nothing of compiling
         }
 
 

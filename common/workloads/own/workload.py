@@ -65,7 +65,8 @@ class Own(Compiling):
         apart = f"asked twice, the model's gradients differ by {unsteady:.0%}: nothing was compared"
         found = [apart] if unsteady > metrics.STEADY else []
         notes = record["baseline"]["about"]["notes"] if record["rung"] == 0 else []
-        return [*notes, *broken, *found, *metrics.starved(record)]
+        unknown = metrics.compiled_before(record)
+        return [*notes, *broken, *found, *unknown, *metrics.starved(record)]
 
     def advice(self, record: dict) -> list[str]:
         size = record["recipe"]["batch_size"]
