@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.accelerator.compiler import forget_graphs, from_cache
 from common.accelerator.device import describe
 from common.cli import run as command
 from common.engine.child import prober
@@ -497,6 +498,17 @@ def climb_of(plain: OwnRecipe) -> list[dict]:
     return [of_own(plain, a, turn, rate, held) for turn in (1, 2, 3) for a, rate, held in rungs]
 
 
+def test_lines_to_paste_name_the_device_of_the_run(plain):
+    records = [of_own(plain, a, turn, r) for turn in (1, 2, 3) for a, r in (((), 1), ((4,), 2))]
+    for device in ("cpu", "xpu"):
+        on = [
+            record | {"machine": record["machine"] | {"device_type": device}} for record in records
+        ]
+        assert f'| with torch.autocast("{device}", dtype' in "\n".join(
+            recommendation_text(on, LADDER)
+        )
+
+
 def test_the_recommendation_sorts_by_what_was_told(plain):
     """A gain, a saving, neither, and a loss."""
     records = climb_of(plain)
@@ -525,6 +537,35 @@ def test_a_wait_for_batches_and_graph_breaks_are_told(plain):
     warnings = LADDER.workload.warnings(of_own(plain, (10,), 1, 1.0, measured=slow))
     assert warnings[0] == "graph break at m.py:7: Call to print"
     assert warnings[1].startswith("batch() takes 50% of a step")
+
+
+def test_compiling_took_what_the_process_took_that_did_it(plain):
+    """A candidate's try, or the first round; where a cache had it all, that is said once."""
+    workload, cold, warm = LADDER.workload, {"from_cache": False}, {"from_cache": True}
+    tried = {"first_step_s": 42.0} | cold
+    (shown,) = (metric for metric in workload.metrics if metric.name == "first_step_s")
+    first = of_own(plain, (10,), 1, 100, measured=cold)
+    again = [of_own(plain, (10,), turn, 100, measured=warm) for turn in (1, 2)]
+    assert shown.of(first) == 1.0
+    assert [shown.of(record) for record in again] == [None, None]
+    assert [shown.of(record | {"first_try": tried}) for record in again] == [42.0, 42.0]
+    assert [shown.of(record | {"first_try": tried | warm}) for record in again] == [None, None]
+    said = [
+        workload.warnings(record) for record in (first, *again, again[0] | {"first_try": tried})
+    ]
+    assert [len(texts) for texts in said] == [0, 1, 0, 0]
+    assert said[1][0].startswith("what compiling takes is not known: an earlier run's cache had it")
+
+
+def test_what_the_compilers_cache_had_was_not_compiled_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    found = []
+    for _ in range(2):
+        forget_graphs()
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(4))
+        found.append(from_cache())
+    forget_graphs()
+    assert found == [False, True]
 
 
 def test_gains_alone_and_left_out_are_those_of_the_stair(plain):

@@ -44,7 +44,7 @@ class Rung:
     named_base: int | None = None  # the rung that it says it adds to, and cannot do without
     over: int | None = None  # likewise, but it can: then it adds to what is left below that one
     candidates: Callable[[Any, Any], dict[str, Any]] = no_candidates  # device, the recipe below
-    lines: Callable[[Any], list[str]] | None = None  # of a recipe: what to write in one's own code
+    lines: Callable[[str, Any], list[str]] | None = None  # to write in code of one's own
 
     @property
     def base(self) -> int:

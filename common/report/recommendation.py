@@ -54,6 +54,7 @@ def advice(records: list[dict], ladder: Ladder) -> list[Advice]:
     rows = {row["rung"]: row for row in to_frame(records, ladder.workload).to_dict("records")}
     good = [r for r in records if r["status"] == "ok" and r["series"] == LADDER]
     last, found = {record["rung"]: record for record in good}, []
+    on = records[0]["machine"]["device_type"]
     for rung in ladder.rungs:
         record, row = last.get(rung.number), rows.get(rung.number)
         if rung.lines is None or record is None or missing(row["x_prev"]):
@@ -70,7 +71,7 @@ def advice(records: list[dict], ladder: Ladder) -> list[Advice]:
                 ratio=row["x_prev"],
                 saved=tuple(saved),
                 numerics=rung.numerics,
-                lines=tuple(rung.lines(ladder.workload.recall(record["recipe"]))),
+                lines=tuple(rung.lines(on, ladder.workload.recall(record["recipe"]))),
             )
         )
     return sorted(found, key=lambda one: (list(KIND).index(one.kind), -one.ratio))

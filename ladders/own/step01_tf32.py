@@ -21,5 +21,5 @@ def applies(device, recipe: OwnRecipe) -> str | None:
     return step02_tf32.applies(device, recipe)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return ['torch.set_float32_matmul_precision("high")']

@@ -44,5 +44,5 @@ def candidates(device, recipe: OwnRecipe) -> dict[str, OwnRecipe]:
     return {how: replace(recipe, optimizer=how) for how in (FUSED, FOREACH)}
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [f"optimizer = torch.optim.{recipe.about.optimizer}(..., {recipe.optimizer}=True)"]

@@ -34,5 +34,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, pin_memory=True)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return ["loader = DataLoader(..., pin_memory=True)", "x = x.to(device, non_blocking=True)"]

@@ -42,8 +42,8 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, precision=AUTOCAST)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [
-        'with torch.autocast("cuda", dtype=torch.bfloat16):  # or "cpu"',
+        f'with torch.autocast("{device_type}", dtype=torch.bfloat16):',
         "    loss = ...  # the forward pass; backward() and the update stay outside",
     ]

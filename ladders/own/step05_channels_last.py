@@ -38,7 +38,7 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, channels_last=True)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [
         "model = model.to(memory_format=torch.channels_last)",
         "images = images.to(memory_format=torch.channels_last)",

@@ -38,7 +38,7 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, native=True)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     """Each kind once, with the first place of it."""
     found = {}
     for name, kind, epsilon, parameters in recipe.about.native:

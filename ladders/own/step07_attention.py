@@ -39,5 +39,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, attention=FUSED)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return ['model.set_attn_implementation("sdpa")']

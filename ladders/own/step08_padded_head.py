@@ -39,6 +39,6 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, vocab_multiple=MULTIPLE)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     names = ", ".join(recipe.about.padded)
     return [f"vocab_size = 64 * math.ceil(vocab_size / 64)  # of {names}"]

@@ -36,5 +36,5 @@ def candidates(device, recipe: OwnRecipe) -> dict[str, OwnRecipe]:
     return pages.candidates(device, recipe)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [f"export {setting}" for setting in recipe.environment]

@@ -40,7 +40,7 @@ def candidates(device, recipe: OwnRecipe) -> dict[str, OwnRecipe]:
     return {way: replace(recipe, compile=way) for way in ways}
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     if recipe.compile == WHOLE:
         return ["model.compile()"]
     return [f"for block in ...:  # each {recipe.about.block}", "    block.compile()"]

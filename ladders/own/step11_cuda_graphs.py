@@ -39,5 +39,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, compile_mode=MODE)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [f'model.compile(mode="{MODE}")']

@@ -38,5 +38,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, precision=BFLOAT16)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return ["model.to(torch.bfloat16)  # before the optimizer is made; no autocast"]

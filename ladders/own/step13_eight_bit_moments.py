@@ -40,5 +40,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, optimizer=EIGHT_BIT)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return ["from common.workloads.train.adamw8 import AdamW8  # this project's", "AdamW8(...)"]

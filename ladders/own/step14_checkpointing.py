@@ -37,7 +37,7 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, checkpoint=True)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [
         f"for block in ...:  # each {recipe.about.block}",
         "    block.forward = partial(checkpoint, block.forward, use_reentrant=False)",

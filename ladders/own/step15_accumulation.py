@@ -40,7 +40,7 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, accumulation=PARTS)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [
         "for part in parts:  # of a batch, equally long",
         "    (loss(model, part) / len(parts)).backward()",

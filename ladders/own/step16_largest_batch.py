@@ -36,5 +36,5 @@ def apply(recipe: OwnRecipe) -> OwnRecipe:
     return replace(recipe, batch_size=LARGEST)
 
 
-def lines(recipe: OwnRecipe) -> list[str]:
+def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
     return [f"batch_size = {recipe.batch_size}"]
