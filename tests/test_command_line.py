@@ -3,17 +3,20 @@
 import importlib
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
 from common.cli import check, compare, doctor
 from common.cli import run as command
 from common.engine.device import DeviceFacts
+from common.engine.errors import quiet_when_unread
 from common.scripts import script
 from common.workloads.train.presets import auto
 from ladders import LADDERS, load
 from steps import LADDER
-from tests.conftest import run, width
+from tests.conftest import PROJECT, run, width
 
 TINY = ("--preset", "tiny", "--device", "cpu")
 TOP = LADDER.top
@@ -265,3 +268,27 @@ def test_doctor_is_one_screen(tmp_path):
     assert "no C++ compiler: /no/such/compiler not found" in done.stdout
     assert lines[-2].startswith("next, for at most ")
     assert lines[-1] == "  python -m steps.run --preset tiny --device cpu"
+
+
+SAYS = """
+from common.cli.display import Screen
+from common.engine.errors import exit_on_user_error
+with exit_on_user_error():
+    Screen().print("a line of a climb")
+"""
+
+
+@pytest.mark.parametrize("command", [("-m", "steps.run", "--list"), ("-c", SAYS), ("-uc", SAYS)])
+def test_a_reader_that_is_gone_ends_a_command_quietly(command):
+    """As `| head -1` is, once it has its line."""
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as ended:
+        ended.stdout.close()
+        assert ended.stderr.read() == b""
+        assert ended.wait(timeout=60) == 141
+
+
+def test_another_pipe_that_broke_is_an_error_like_any_other():
+    with pytest.raises(BrokenPipeError, match="of a child"), quiet_when_unread():
+        raise BrokenPipeError("of a child")

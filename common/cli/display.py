@@ -26,6 +26,13 @@ class Live(ProgressColumn):
         return Text(self.text())
 
 
+class Screen(Console):
+    """Does not end the process by itself when nobody reads: see quiet_when_unread."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled
+
+
 class Display:
     """Shows the rung at work, each finished one as a line, and the time that is left."""
 
@@ -33,7 +40,7 @@ class Display:
         """`of_all`: from the seconds left of this plan to those left of all, if it is not alone."""
         self.of_all = of_all
         self.plan, self.workload = plan, plan.ladder.workload
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Screen(highlight=False, soft_wrap=True)
         self.in_rounds = TimeLeft([(turn, (s, n)) for turn, s, n in plan.schedule()])
         self.turn, self.what, self.begun, self.title = 0, ("", 0), 0.0, ""
         self.left_s: Callable[[], float] | None = None  # of a budget

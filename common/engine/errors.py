@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -15,8 +16,29 @@ class OtherLost(UserError):
     """Another process is late or gone, and threads of this one may still wait for it."""
 
 
+UNREAD = 128 + 13  # what a shell has for a program that SIGPIPE ended
+
+
 @contextmanager
-def exit_on_user_error():
+def quiet_when_unread() -> Iterator[None]:
+    """End without a word when nobody reads standard output any more, as with `| head`."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout:  # None where a program was started with it closed
+                sys.stdout.flush()  # the interpreter's own end would complain
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(UNREAD) from None
+        raise  # it was another pipe
+
+
+@contextmanager
+def exit_on_user_error() -> Iterator[None]:
     """Print a UserError as one line and leave with status 2."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter gets another one
         if isinstance(stream, io.TextIOWrapper):
@@ -27,7 +49,8 @@ def exit_on_user_error():
                 "PYTHONOPTIMIZE=2 (python -OO): takes away the docstrings, which hold the rungs' "
                 "titles and lessons; 0 and 1 are allowed"
             )
-        yield
+        with quiet_when_unread():
+            yield
     except UserError as error:
         if isinstance(error, OtherLost):
             end_now(error)
