@@ -201,7 +201,12 @@ def test_the_report_says_how_little_is_known(climbed):
     assert "the rate is its lines per second" in page and "pacing_script.py" in page
     counts = json.loads(said.splitlines()[-1])
     assert (counts["ok"], counts["skipped"] + counts["failed"]) == (2, 3)
-    assert records[0]["settings"]["sha256"] != ""
+    settings = records[0]["settings"]
+    assert settings["sha256"] != ""
+    words = Path(sys.executable).name, "pacing_script.py"
+    assert tuple(shlex.split(settings["command"])) == words  # no folder of this machine
+    for text in (records[0]["command"], page):
+        assert str(PROJECT) not in text and f"{out.parent}" not in text
 
 
 def test_ctrl_c_ends_all_that_it_started_and_a_run_goes_on(tmp_path):

@@ -14,6 +14,7 @@ import torch
 
 from common.cli import check, compare
 from common.engine.contract import Disturbed
+from common.engine.machine import without_folders, without_home
 from common.engine.records import Records
 from common.gpt.shape import Shape
 from common.workloads.train.build import build
@@ -174,3 +175,30 @@ def test_an_update_that_nobody_accounts_for_is_void():
 
     with pytest.raises(Disturbed, match="6 steps made 5 updates"):
         measured(*TINY, **spoilt | {"train": silent})
+
+
+@pytest.mark.parametrize(
+    ("typed", "recorded"),
+    [
+        ("/home/me/my_model.py", "my_model.py"),
+        ("models/my_model.py", "models/my_model.py"),
+        ("--out=/home/me/runs/", "--out=runs/"),
+        ("/opt/py/bin/python '/home/me/a.py' --data /data/me/b", "python 'a.py' --data b"),
+        (r"(\d+)/(\d+) tok/s", r"(\d+)/(\d+) tok/s"),
+    ],
+)
+def test_a_record_has_paths_without_folders_of_one_machine(typed, recorded):
+    assert without_folders(typed) == recorded
+
+
+def test_a_path_with_spaces_is_known_by_being_there(tmp_path):
+    (tmp_path / "of me").mkdir()
+    assert without_folders(str(tmp_path / "of me")) == "of me"
+
+
+def test_what_a_process_said_names_no_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    said = f'File "{PROJECT}/steps/run.py": no /home/me/text.txt, no /usr/lib/x'
+    assert without_home(said) == 'File "steps/run.py": no ~/text.txt, no /usr/lib/x'
+    monkeypatch.setenv("HOME", "/")
+    assert without_home("/usr/lib/x") == "/usr/lib/x"

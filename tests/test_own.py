@@ -1,6 +1,7 @@
 """The ladder on a user's own model: what is found in it, what is changed, and what is refused."""
 
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,14 @@ from torch import nn
 from common.accelerator.compiler import forget_graphs, from_cache
 from common.accelerator.device import describe
 from common.cli import run as command
+from common.cli.display import Display
+from common.cli.planning import make_plan, parse
 from common.engine.child import prober
+from common.engine.climb import Climb
 from common.engine.contract import Disturbed, NotEquivalent, Numerics
 from common.engine.errors import UserError
 from common.engine.measure import measure
+from common.engine.records import Records
 from common.report.attribution import to_attribution
 from common.report.page import to_page
 from common.report.recommendation import advice, recommendation_markdown, recommendation_text
@@ -460,13 +465,37 @@ def test_a_climb_ends_with_what_to_turn_on(climbed):
     status = {record["rung"]: record["status"] for record in records}
     applies = {4} if HERE.native_bf16 else set()
     assert {number for number, one in status.items() if one == "ok"} == {0, 6} | applies
-    assert records[0]["settings"]["file"] == str(out / "my_model.py")
+    assert records[0]["settings"]["file"] == "my_model.py"
     assert records[0]["settings"]["sha256"] == hash_of(out / "my_model.py")
     assert {one.number for one in advice(records, LADDER)} == {6} | applies
     page = (out / "recommendation.md").read_text()
     assert page == recommendation_markdown(records, LADDER)
     assert "What to turn on" in (out / "report.html").read_text()
     assert f"{records[0]['baseline']['about']['parameters']:,} parameters" in done.stdout
+
+
+def test_what_a_run_leaves_names_no_folder_of_the_machine(climbed):
+    """The file and --out were given by their whole paths, in a folder that is not the project's."""
+    out, _ = climbed
+    left = [path for path in out.iterdir() if path.suffix in (".jsonl", ".md", ".html", ".csv")]
+    assert len(left) >= 5
+    for path in left:
+        text = path.read_text()
+        assert not [f for f in (out, out.resolve(), PROJECT, Path.home()) if f"{f}/" in text], path
+        assert str(out) not in text, path
+    words = shlex.split(records_of(out)[0]["command"])
+    assert {"my_model.py", out.name} <= {*words}
+
+
+def test_a_run_goes_on_from_another_folder(climbed, monkeypatch):
+    """By the file's name and hash; how its path was typed is another thing."""
+    out, _ = climbed
+    monkeypatch.chdir(out)
+    ladder, options = parse(["--model", "my_model.py", "--device", "cpu", "--batch-size", "4",
+                             "--steps", "2", "--upto", "6", "--rounds", "2"])  # fmt: skip
+    plan, _ = make_plan(ladder, options)
+    run_ = Climb(plan, Records(out / "records.jsonl"), Display(plan))
+    assert run_.resume() == len(records_of(out))
 
 
 def of_own(plain: OwnRecipe, applied: tuple[int, ...], turn: int, rate: float, held=10**6, **more):

@@ -51,7 +51,7 @@ def asked_for(arguments: list[str] | None) -> str:
 def typed(arguments: list[str] | None) -> str:
     """The command that asks for this run."""
     if arguments is None:
-        return command_line()
+        return shlex.join(command_line())
     return shlex.join(["python", "-m", "steps.run", *arguments])
 
 

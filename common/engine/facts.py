@@ -1,9 +1,10 @@
 """What is the same in all records of a run."""
 
+import shlex
 from datetime import UTC, datetime
 
 from common.engine.looks import LOOKS
-from common.engine.machine import command_line, commit_facts
+from common.engine.machine import command_line, commit_facts, without_folders
 from common.engine.plan import Plan
 from common.engine.records import SCHEMA
 
@@ -15,7 +16,7 @@ def of_run(plan: Plan) -> dict:
         "clock": plan.turns.to_json() | {"looks": LOOKS} if plan.turns else None,
         "run_id": now.strftime("%Y%m%dT%H%M%S.%fZ"),
         "date": now.date().isoformat(),
-        "command": command_line(),
+        "command": shlex.join(map(without_folders, command_line())),
     }
 
 
@@ -28,7 +29,7 @@ def of_measurements(plan: Plan, of_gpu: dict) -> dict:
         "ladder": plan.ladder.name,
         "preset": plan.preset,
         "baseline": workload.dump(plan.baseline),
-        "settings": plan.settings.to_json(),
+        "settings": plan.settings.recorded(),
         "machine": facts["machine"] | of_gpu,
         "versions": facts["versions"],
         **commit_facts(),

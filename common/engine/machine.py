@@ -3,10 +3,11 @@
 import hashlib
 import os
 import platform
-import shlex
+import re
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import psutil
 from common.engine.device import GIB, DeviceFacts, allowed_cpus, cpu_name
 
 PROJECT = Path(__file__).resolve().parent.parent.parent
+FOLDERS = re.compile(r"(?<![^\s='\"])/(?:[^\s/'\"]+/)+(?=[^\s/'\"])")  # of an absolute path
 
 
 def cache_dir() -> Path:
@@ -61,11 +63,32 @@ def commit_facts() -> dict:
     }
 
 
-def command_line() -> str:
-    """What was typed, as near as Python knows, for a shell to take again."""
+def command_line() -> list[str]:
+    """What was typed, as near as Python knows."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
     name = ["-m", module.name] if module else [sys.argv[0]]
-    return shlex.join(["python", *name, *sys.argv[1:]])
+    return ["python", *name, *sys.argv[1:]]
+
+
+def without_folders(typed: str) -> str:
+    """A word or a command as a record has it: of an absolute path only what it leads to.
+
+    Records are moved and given to others; folders are of one machine, and may name its user.
+    """
+    if typed.startswith("/") and os.path.lexists(typed):  # it may have spaces in it
+        return Path(typed).name
+    return FOLDERS.sub("", typed)
+
+
+def without_home(text: str) -> str:
+    """What a process said, as a record has it: paths from the project's folder, or from home."""
+    short = {PROJECT: ""}
+    with suppress(RuntimeError):  # neither HOME nor an account
+        short[Path.home()] = "~/"
+    for folder, name in short.items():
+        if folder.name:  # the root is nobody's
+            text = text.replace(f"{folder}/", name)
+    return text
 
 
 def _git(*arguments: str) -> str | None:

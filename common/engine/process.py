@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.engine.job import Job
+from common.engine.machine import without_home
 from common.engine.workload import COMMANDS, EVENTS, Launch
 
 LOG_KEPT = 2000  # characters
@@ -183,10 +184,10 @@ class Child:
         """How it ended, as a record has it."""
         self.end()
         self.log.seek(0)
-        log, result = self.log.read().decode(errors="replace"), self.result
+        log, result = without_home(self.log.read().decode(errors="replace")), self.result
         return Outcome(
             status=result["status"],
-            reason=result["reason"] or _last_words(result, log),
+            reason=without_home(result["reason"]) or _last_words(result, log),
             **{k: result[k] for k in RESULTS if k in result},
             window=self.window,
             wall_s=self.wall_s,

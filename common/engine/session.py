@@ -19,7 +19,12 @@ class Settings:
     warmup: int = 2  # before them: the first may compile, the second is looked into for the probes
 
     def to_json(self) -> dict:
+        """As a job has them."""
         return asdict(self)
+
+    def recorded(self) -> dict:
+        """As records have them, which may be moved: without folders of this machine."""
+        return self.to_json()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from common.engine import session
+from common.engine.machine import without_folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,9 +13,12 @@ class Settings(session.Settings):
     command: str = ""  # as typed
     line: str = ""  # a regular expression
     patience_s: float = 60.0  # for each line
-    sha256: str = ""  # of the files that the command names: of another script nothing is kept
+    sha256: str = ""  # of it and of the files that it names: of another script nothing is kept
 
     @property
     def needed(self) -> int:
         """Lines."""
         return self.warmup + self.steps
+
+    def recorded(self) -> dict:
+        return self.to_json() | {"command": without_folders(self.command)}

@@ -162,9 +162,10 @@ def split(command: str | None) -> list[str]:
 
 
 def hash_of(words: list[str]) -> str:
-    """Of the files that a command names."""
+    """Of a command, and of the files that it names."""
     files = [path for path in map(Path, words[1:]) if is_file(path)]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    parts = shlex.join(words).encode(), *(path.read_bytes() for path in files)
+    return hashlib.sha256(b"".join(parts)).hexdigest()
 
 
 def read(settings: Settings, recipe: CommandRecipe, lines: int) -> list[Seen]:

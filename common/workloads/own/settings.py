@@ -1,6 +1,7 @@
 """How a user's model is measured."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.engine import session
 
@@ -9,6 +10,9 @@ from common.engine import session
 class Settings(session.Settings):
     """The same for every rung of a run. The file is what the user named, and no other is run."""
 
-    file: str  # absolute
+    file: str  # absolute; in a record its name only, since `sha256` tells which it is
     module: str = ""  # its dotted name, where it was named so
     sha256: str = ""  # of the file: another one is another run
+
+    def recorded(self) -> dict:
+        return self.to_json() | {"file": Path(self.file).name}
