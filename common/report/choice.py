@@ -10,7 +10,7 @@ from common.engine.ladder import Ladder
 from common.engine.metric import EXACT, LOWER
 from common.engine.plan import LADDER
 from common.engine.stats import Estimate, is_open
-from common.report.ending import FAINT, missing
+from common.report.ending import FAINT, missing, sign
 from common.report.frame import to_frame
 from common.report.page_lesson import rung_of
 
@@ -57,7 +57,7 @@ class Choice:
         found = [
             row
             for row in self.rows.values()
-            if row["rung"] > 0 and up(row, "x_base", "verdict_base") and not self.barred(row)
+            if row["rung"] > 0 and over_base(row) > 0 and not self.barred(row)
         ]
         return sorted(found, key=lambda row: (-row["x_base"], self.rank(row)))
 
@@ -147,17 +147,17 @@ class Choice:
         """Why a rung is not recommended."""
         if row["status"] != "ok":
             return "skipped" if row["status"] == SKIPPED else "failed"
-        if self.barred(row) and up(row, "x_base", "verdict_base"):
+        if self.barred(row) and over_base(row) > 0:
             return "barred"
         if row["rung"] in [one.row["rung"] for one in self.gaining]:
             return "undone"
-        if up(row):
+        if sign(row) > 0:
             return "elsewhere" if self.own_gain(row)[1] else "regained"
         if self.level(row):
             return "same"
         if missing(row["x_prev"]) or is_open(row["verdict"]):
             return "untold"
-        return "lost" if row["x_prev"] < 1 - FAINT else "same"
+        return "lost" if sign(row) < 0 else "same"
 
     def level(self, row: dict) -> bool:
         """Whether a rung's headline is counted to be that of what it adds to."""
@@ -165,7 +165,7 @@ class Choice:
         return counted and abs(row["x_prev"] - 1) <= FAINT
 
     def barred(self, row: dict) -> bool:
-        return row["status"] == "ok" and self.purpose.barred(row)
+        return row["status"] == "ok" and bool(self.purpose.barred(row))
 
     def rank(self, row: dict) -> float:
         """The second metric, less for what is better; without one all are alike."""
@@ -182,7 +182,7 @@ class Choice:
 
     def turned(self, row: dict) -> Turned | None:
         """The rung as it is to be turned on; None if it is not."""
-        over, gain = self.own_gain(row) if up(row) else (None, None)
+        over, gain = self.own_gain(row) if sign(row) > 0 else (None, None)
         if gain:
             return Turned(row=row, over=over, gain=gain)
         if self.level(row):
@@ -231,8 +231,5 @@ class Choice:
         return Gain(times=times, low=low, high=high)
 
 
-def up(row: dict, gain: str = "x_prev", verdict: str = "verdict") -> bool:
-    """Whether a row's gain was told, and is more than what two digits do not show."""
-    if row["status"] != "ok" or missing(row[gain]) or is_open(row[verdict]):
-        return False
-    return row[gain] > 1 + FAINT
+def over_base(row: dict) -> int:
+    return sign(row, "x_base", "verdict_base")

@@ -86,17 +86,19 @@ def makers(rows: list[dict], best: dict) -> str:
     return f": {listed(each)} {did}"
 
 
-def told(rows: list[dict], up: bool) -> list[dict]:
-    """The rungs whose own gain was told: those that are better, or those that are worse.
+def sign(row: dict, gain: str = "x_prev", verdict: str = "verdict") -> int:
+    """1 for a rung that was told to be better, -1 for one that was told to be worse, else 0.
 
-    Without what is counted so exactly that a gain of a thousandth is told.
+    So it is for what is counted so exactly that a gain of a thousandth is told.
     """
-    judged = [
-        row
-        for row in rows
-        if row["status"] == "ok" and not missing(row["x_prev"]) and not is_open(row["verdict"])
-    ]
-    return [row for row in judged if abs(row["x_prev"] - 1) > FAINT and (row["x_prev"] > 1) == up]
+    if row["status"] != "ok" or missing(row[gain]) or is_open(row[verdict]):
+        return 0
+    return (row[gain] > 1 + FAINT) - (row[gain] < 1 - FAINT)
+
+
+def told(rows: list[dict], up: bool) -> list[dict]:
+    """The rungs whose own gain was told: those that are better, or those that are worse."""
+    return [row for row in rows if sign(row) == (1 if up else -1)]
 
 
 def ending(records: list[dict], plan: Plan, command: str) -> list[str]:

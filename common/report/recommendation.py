@@ -10,10 +10,9 @@ from itertools import chain, groupby
 from common.engine.contract import Numerics
 from common.engine.ladder import Ladder
 from common.engine.plan import ALONE, LADDER, WITHOUT
-from common.engine.stats import is_open
 from common.engine.workload import Workload
 from common.report.attribution import KINDS, describe, to_attribution
-from common.report.ending import FAINT, missing
+from common.report.ending import missing, sign
 from common.report.frame import to_frame
 from common.report.page_words import EN, said
 from common.report.tables import gain, markdown_table
@@ -78,10 +77,9 @@ def advice(records: list[dict], ladder: Ladder) -> list[Advice]:
 
 
 def kind_of(row: dict, saved: list[str]) -> str:
-    told = not is_open(row["verdict"]) and abs(row["x_prev"] - 1) > FAINT
-    if told and row["x_prev"] > 1:
+    if sign(row) > 0:
         return ON
-    return SAVING if saved else OFF if told else OPEN
+    return SAVING if saved else OFF if sign(row) < 0 else OPEN
 
 
 def savings(row: dict, below: dict, workload: Workload) -> list[str]:
