@@ -126,7 +126,9 @@ def test_what_costs_too_much_is_barred_and_among_equals_the_second_metric_decide
     records = [box(0, 1000, 0.0), box(1, 500, 0.001), box(2, 250, 0.04, 1), box(3, 250, 0.002, 2)]
     records[3]["applied"] = [1, 2, 3]
     records += [box(4, 100, 0.5), box(5, 400, -0.001)]
-    choice = Choice(records, packer(second="harm", barred=lambda row: row["harm"] > 0.1))
+    choice = Choice(
+        records, packer(second="harm", barred=lambda row: NAMES if row["harm"] > 0.1 else {})
+    )
     assert choice.best["rung"] == 3
     assert on(choice) == [1, 2, 3]
     assert choice.on[2].gain is None  # the size stays, the harm is less
@@ -175,7 +177,7 @@ NEEDS_A_FILE = {"environment", "own"}  # or a command, of the user's: no part of
 @pytest.mark.parametrize("name", sorted(LADDERS.keys() - NEEDS_A_FILE))
 def test_every_ladder_says_what_it_is_for_in_both_languages(name):
     ladder = load(name)
-    for texts in filter(None, (ladder.purpose.name, ladder.purpose.about, ladder.purpose.limit)):
+    for texts in (ladder.purpose.name, ladder.purpose.about):
         assert texts.keys() == {"en", "ja"}
         assert all(texts.values())
     names = [metric.name for metric in ladder.workload.metrics]
@@ -184,8 +186,19 @@ def test_every_ladder_says_what_it_is_for_in_both_languages(name):
 
 def test_a_file_that_may_lose_too_much_is_barred():
     barred = load("compress").purpose.barred
-    rows = pd.DataFrame({"delta_high": [0.009, 0.011, math.nan]}).to_dict("records")
-    assert [barred(row) for row in rows] == [False, True, True]
+    rows = pd.DataFrame({"delta_high": [0.009, 0.011, math.nan], "name": "int8"}).to_dict("records")
+    assert [bool(barred(row)) for row in rows] == [False, True, True]
+    assert "0.01 nats" in barred(rows[1])["en"] and "0.01 nat" in barred(rows[1])["ja"]
+
+
+def test_a_loss_that_longer_training_brought_is_no_reason_to_take_a_file():
+    """However little it is: quantisation-aware training, and a lottery ticket."""
+    ladder = load("compress")
+    rows = [{"name": rung.title, "delta_high": -0.05} for rung in ladder.rungs]
+    longer = [row["name"] for row in rows if ladder.purpose.barred(row)]
+    assert longer == ["Quantisation-aware (QAT)", "Lottery ticket"]
+    against = ladder.purpose.barred({"name": longer[1], "delta_high": -0.05})
+    assert "trained longer" in against["en"] and "長く学習" in against["ja"]
 
 
 def test_several_processes_are_for_several_devices():

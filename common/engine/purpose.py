@@ -15,6 +15,6 @@ class Purpose:
     # a metric beside the headline: it decides where headlines are equal, and rungs that are better
     # by it than the recommended ones are named with them
     second: str = ""
-    barred: Callable[[dict], bool] = lambda row: False  # a row that gains, and costs too much
-    limit: Mapping[str, str] | None = None  # what is too much, in words
+    # of a row that gains: why it is not recommended all the same; empty where nothing is against it
+    barred: Callable[[dict], Mapping[str, str]] = lambda row: {}
     left_out: Callable[[DeviceFacts], str] = lambda device: ""  # why it says nothing on a device

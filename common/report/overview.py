@@ -225,12 +225,15 @@ class Part:
         """What is not recommended, by why not: (why, names)."""
         words, choice, purpose = self.words, self.choice, self.of.ladder.purpose
         rest, second = choice.rest, choice.second
-        limit = (purpose.limit or {}).get(self.lang, "")
         others = [self.beside_best(row) for row in choice.others]
+        barred: dict[str, list[str]] = {}
+        for row in rest["barred"]:
+            against = words["barred"].format(reason=purpose.barred(row)[self.lang])
+            barred.setdefault(against, []).append(self.over_all(row))
         lines = [
             (words["others_of"].format(title=second.title if second else ""), others),
             (words["elsewhere"], [self.over_its_base(row) for row in rest["elsewhere"]]),
-            (words["barred"].format(limit=limit), [self.over_all(row) for row in rest["barred"]]),
+            *barred.items(),
             (words["undone"], [self.over_its_base(row) for row in rest["undone"]]),
             (words["untold"], [self.over_its_base(row) for row in rest["untold"]]),
             (words["unequal"], [row["name"] for row in rest["same"]]),

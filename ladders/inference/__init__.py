@@ -25,9 +25,14 @@ from ladders.inference import (
 SEVERAL = (step14_batching, step15_static_batches, step16_continuous_batching)
 
 
-def serves_several(row: dict) -> bool:
-    """Whether a rung decodes requests side by side."""
-    return row["name"] in [rung.title for rung in LADDER.rungs if rung.module in SEVERAL]
+def serves_several(row: dict) -> dict[str, str]:
+    """What is against a rung that decodes requests side by side."""
+    if row["name"] not in [rung.title for rung in LADDER.rungs if rung.module in SEVERAL]:
+        return {}
+    return {
+        "en": "with several requests at once, each of which waits for the others",
+        "ja": "複数のリクエストを同時に扱い、それぞれが互いを待つ",
+    }
 
 
 LADDER = Ladder(
@@ -41,10 +46,6 @@ LADDER = Ladder(
             "ja": "1 つのリクエストの、1 秒あたりの新しいトークン数と 1 トークンの時間。",
         },
         barred=serves_several,
-        limit={
-            "en": "with several requests at once, each of which waits for the others",
-            "ja": "複数のリクエストを同時に扱い、それぞれが互いを待つ",
-        },
     ),
     note="tok/s: new tokens of all requests; their prompts were read before (first token, ms)",
     modules=(
