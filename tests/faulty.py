@@ -11,7 +11,7 @@ import torch
 from common.engine.contract import NotInEffect, Numerics
 from common.engine.ladder import Ladder
 from common.workloads.train.workload import TRAINING
-from ladders.beyond import step03_chunked_head, step04_fused_qkv, step06_int8_logits
+from ladders.beyond import step03_chunked_head, step04_fused_qkv, step09_int8_logits
 from steps import step05_bfloat16, step07_flash_attention
 from tests import refusing
 
@@ -100,6 +100,6 @@ WIDE = Ladder(
         step03_chunked_head,
         step04_fused_qkv,
         refusing,
-        step06_int8_logits,
+        step09_int8_logits,
     ),
 )

@@ -144,7 +144,7 @@ class GPT(nn.Module):
 
     def __init__(self, shape, recipe, vocab_size: int) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(vocab_size, shape.emb_dim)
+        self.token_embedding = recipe.embedding(vocab_size, shape.emb_dim)
         self.position_embedding = nn.Embedding(shape.context, shape.emb_dim)
         self.dropout = nn.Dropout(recipe.dropout)
         self.blocks = nn.ModuleList(recipe.block(shape, recipe) for _ in range(shape.layers))

@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.accelerator.loops import compiled
 from common.engine.contract import NotInEffect, Numerics
 from common.gpt.model import LogitsLoss
 from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
-from ladders.beyond.loops import compiled
+from common.workloads.train.softmax_in_place import COMPILED as COMPILED_POWERS
+from common.workloads.train.softmax_in_place import powers_, put
 
 CHANGES = ("objective", "loss_rows")
 NUMERICS = Numerics.ROUNDING
@@ -80,27 +82,12 @@ def in_chunks(
     return loss, hidden_grad, weight_grad.to(weight.dtype)
 
 
-def put(rows: Tensor, at: Tensor, values: Tensor) -> None:
-    """One of `values`, (n,) or (), into each of the rows (n, V) at (n,), in place."""
-    places = torch.arange(len(rows), device=rows.device), at
-    rows.index_put_(places, values.to(rows.dtype))  # scatter_ copies all rows if they have 16 bits
-
-
-def powers_(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (n, V) become e^(logit - top) in place. Returns their sum and top, (n, 1)."""
-    precise = logits.to(wanted.dtype)
-    top = torch.maximum(precise.amax(dim=-1, keepdim=True), wanted)
-    powers = (precise - top).exp().to(logits.dtype)
-    logits.copy_(powers)
-    return powers.to(wanted.dtype).sum(dim=-1, keepdim=True), top
-
-
 def add_(total: Tensor, product: Tensor) -> None:
     """A sum of two formats, in place."""
     total.add_(product)
 
 
-COMPILED = compiled(powers_), compiled(add_)
+COMPILED = COMPILED_POWERS, compiled(add_)
 
 
 # one operator for the compiler around it, which would otherwise unroll the chunks, work out several

@@ -41,6 +41,7 @@ class Recipe:
     norm: type[nn.Module] = LayerNorm  # built as norm(emb_dim), with .weight and .bias
     activation: type[nn.Module] = GELU  # of the feed-forward layer, built without arguments
     attention: type[CausalAttention] = CausalAttention  # how heads attend
+    embedding: type[nn.Embedding] = nn.Embedding  # of tokens, built as embedding(ids, emb_dim)
     linear: type[Linear] = Linear  # how the layers with a weight matrix multiply
     block: type[Block] = Block  # attention and feed-forward, built as block(shape, recipe)
     model: type[GPT] = GPT  # from ids to logits, built as model(shape, recipe, vocab_size)

@@ -1,4 +1,4 @@
-"""6. int8 logits.
+"""9. int8 logits.
 
 Changes: the product that computes the logits reads hidden states and weights in 8 bits, with a
 scale for each token and each vocabulary entry. Its gradients and what is stored stay as they are.
@@ -17,18 +17,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from common.accelerator.loops import compiled
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
-from ladders.beyond.loops import compiled
-from ladders.beyond.step03_chunked_head import ChunkedLoss, add_, in_chunks, like_gradients, put
+from common.workloads.train.softmax_in_place import InPlaceLoss, like_loss_of, loss_of, put
 
 CHANGES = ("objective",)
 NUMERICS = Numerics.LOWER_PRECISION
 # A factor is not below this: then the least 32-bit integer, which stands at the target while the
 # others are summed up, is a logit of -21 or less beside a top of nearly 0
 LEAST = 1e-4
-PART = 256  # tokens whose 32-bit products are there at once, beside a chunk's powers in 16 bits
+PART = 256  # tokens whose 32-bit products are there at once, beside the powers in 16 bits
 
 
 def rounded(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,19 +53,19 @@ def powers_(products: Tensor, into: Tensor | None, rows: Tensor, columns: Tensor
     return powers.sum(dim=-1, keepdim=True), top
 
 
-COMPILED = compiled(rounded), compiled(powers_), compiled(add_)
+COMPILED = compiled(rounded), compiled(powers_)
 
 
-@torch.library.custom_op("ladder::int8_loss_and_gradients", mutates_args=())
-def loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, in_graph: bool
+@torch.library.custom_op("ladder::int8_softmax_in_place", mutates_args=())
+def int8_softmax_in_place(
+    hidden: Tensor, weight: Tensor, targets: Tensor, in_graph: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`in_chunks`, the logits being products of 8 bits."""
-    to_8_bits, to_powers, add = COMPILED if in_graph else (rounded, powers_, add_)
+    """`loss_of` the logits hidden (N, C) @ weight.T (V, C), multiplied in 8 bits."""
+    to_8_bits, to_powers = COMPILED if in_graph else (rounded, powers_)
     (small, factors), (weights, columns) = to_8_bits(hidden), to_8_bits(weight)
-    space = hidden.new_empty(min(rows, len(hidden)), len(weight))  # of every chunk's powers
+    powers = hidden.new_empty(len(hidden), len(weight))
     in_place = hidden.dtype is torch.float32  # as wide as a product
-    products = None if in_place else torch.empty_like(space[:PART], dtype=torch.int32)
+    products = None if in_place else torch.empty_like(powers[:PART], dtype=torch.int32)
     never = weights.new_full((), torch.iinfo(torch.int32).min, dtype=torch.int32)
 
     def of_part(small: Tensor, factors: Tensor, targets: Tensor, into: Tensor):
@@ -77,22 +77,17 @@ def loss_and_gradients(
         others, top = to_powers(bits, None if in_place else into, factor, columns, wanted)
         return others, wanted, top
 
-    def powers_of(chunk: slice):
-        powers = space[: len(targets[chunk])]
-        operands = small[chunk], factors[chunk], targets[chunk], powers
-        parts = map(of_part, *(operand.split(PART) for operand in operands))
-        return powers, *map(torch.cat, zip(*parts, strict=True))
-
-    return in_chunks(hidden, weight, targets, rows, powers_of, add)
+    parts = map(of_part, *(whole.split(PART) for whole in (small, factors, targets, powers)))
+    return loss_of(powers, *map(torch.cat, zip(*parts, strict=True)), targets)
 
 
-loss_and_gradients.register_fake(like_gradients)
+int8_softmax_in_place.register_fake(like_loss_of)
 
 
-class Int8Loss(ChunkedLoss):
-    """The chunked objective, logits from 8 bits."""
+class Int8Loss(InPlaceLoss):
+    """The softmax in place, logits from 8 bits."""
 
-    operator = staticmethod(loss_and_gradients)
+    operator = staticmethod(int8_softmax_in_place)
 
 
 def applies(device, recipe: Recipe) -> str | None:
@@ -100,8 +95,8 @@ def applies(device, recipe: Recipe) -> str | None:
         return f"written for the vector units of a CPU; this is {device.type}"
     if recipe.dtype is not torch.bfloat16:
         return "it builds on bfloat16 (step 5)"
-    if not issubclass(recipe.objective, ChunkedLoss):
-        return "it builds on the chunked head (rung 3)"
+    if not issubclass(recipe.objective, InPlaceLoss):
+        return "it builds on the softmax in place (rung 6)"
     return None
 
 
