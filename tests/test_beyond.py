@@ -541,7 +541,7 @@ def test_attention_in_blocks_is_causal_attention(tokens, compiled):
 
 
 def test_attention_in_blocks_is_as_exact_as_attention_written_out():
-    """In bfloat16, at a head of GPT-2's, against float64. Scores are rounded, the kernel's aren't."""
+    """In bfloat16, at a head of GPT-2's, against float64. Both round scores."""
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(1, 2, 96, 64, generator=generator).bfloat16().double() for _ in range(3)]
     towards = torch.randn(1, 2, 96, 64, generator=generator).bfloat16().double()
