@@ -19,7 +19,7 @@ from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.softmax_in_place import InPlaceLoss
 
-CHANGES = ("objective",)
+CHANGES = ("objective", "loss_rows")
 NUMERICS = Numerics.ROUNDING
 
 
@@ -30,13 +30,13 @@ def applies(device, recipe: Recipe) -> str | None:
 def in_effect(run: Run) -> str:
     if not issubclass(run.recipe.objective, InPlaceLoss):
         return "whole logits" if run.recipe.objective is LogitsLoss else "chunks"
-    if "ladder::softmax_in_place" not in run.operators:
+    if not any(name.endswith("softmax_in_place") for name in run.operators):  # int8's as well
         raise NotInEffect("no softmax was made in place")
     return "in place"
 
 
 def apply(recipe: Recipe) -> Recipe:
-    return replace(recipe, objective=InPlaceLoss)
+    return replace(recipe, objective=InPlaceLoss, loss_rows=0)
 
 
 def candidates(device, recipe: Recipe) -> dict[str, Recipe]:
