@@ -1,23 +1,28 @@
 """The beyond ladder at real shapes, what its rungs leave open decided in advance: no candidates.
 
-python -m tests.bench_shapes [SHAPE ...]: about 6 minutes each, into results/runs/beyond-SHAPE.
-Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. Products
-stay bfloat16 (rung 5), pages are kept (2), chunks have 1,024 tokens (3).
+python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a line of ratios.
+Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
+the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
+bfloat16 (rung 5), pages are kept (2), chunks have 1,024 tokens (3).
 """
 
+import math
 import sys
 from dataclasses import replace
 
 from common.cli import run
 from common.cli.runs import RUNS
+from common.engine.gains import Gains
 from common.engine.ladder import no_candidates
+from common.engine.records import Records
+from common.report.frame import to_frame
 from ladders.beyond import LADDER, step05_product_format
 
 SHAPES = {  # layers, heads, width, context, windows in a step, and a budget
     "6x8x256": (6, 8, 256, 1024, 1, "6m"),
     "6x6x384": (6, 6, 384, 512, 1, "6m"),
-    "124m-256": (12, 12, 768, 256, 1, "7m"),
-    "124m-1024": (12, 12, 768, 1024, 1, "9m"),
+    "124m-256": (12, 12, 768, 256, 1, "6m"),
+    "124m-1024": (12, 12, 768, 1024, 1, "7m"),
     "124m-1024-4": (12, 12, 768, 1024, 4, "25m"),
 }
 
@@ -28,17 +33,35 @@ def decided(rung):
     return replace(rung, candidates=no_candidates)
 
 
-def main(names: list[str]) -> None:
+def main(name: str, rungs: str = "0,9,10") -> None:
     object.__setattr__(LADDER, "rungs", tuple(map(decided, LADDER.rungs)))
-    object.__setattr__(LADDER, "reference", "")  # gains are those over rung 0
-    for name in names or SHAPES:
-        *sizes, budget = SHAPES[name]
-        options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
-        shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
-        rungs = "0,4,6,7,8,9" if name.startswith("124m") else "0,1,2,3,4,6,7,8,9"  # memory
-        own = ["--only", rungs, "--budget", budget, "--preset", "cpu"]
-        run.main(["--ladder", "beyond", *shape, *own, "--out", str(RUNS / f"beyond-{name}")])
+    object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest that is measured
+    *sizes, budget = SHAPES[name]
+    options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
+    shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
+    out = RUNS / f"beyond-{name}{'' if rungs == '0,9,10' else '-rungs'}"
+    own = ["--only", rungs, "--budget", budget, "--preset", "cpu", "--out", str(out)]
+    run.main(["--ladder", "beyond", *shape, *own])
+    records = Records(out / "records.jsonl").read()
+    for line in ratios(records):
+        print(line)
+
+
+def ratios(records: list[dict]) -> list[str]:
+    """Each rung over the lowest one and the share of the ceiling, with their 95 % intervals."""
+    gains, frame = Gains(records, LADDER.workload.headline), to_frame(records, LADDER.workload)
+    lowest, *above = sorted(number for number in gains.rungs if number >= 0)
+    over = {n: gains.ratio(gains.rungs[n], gains.rungs[lowest]) for n in above}
+    shares = frame.set_index("rung")["of_ceiling"]
+    lines = [f"{lowest}: {shares[lowest]:.0%} of the ceiling"]
+    for number, one in gains.estimates(over).items():
+        low, ratio, high = map(math.exp, (one.low, one.value, one.high))
+        lines.append(
+            f"{number}: x{ratio:.3f} ({low:.3f} to {high:.3f}) of {lowest}, "
+            f"{shares[number]:.0%} of the ceiling"
+        )
+    return lines
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

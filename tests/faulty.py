@@ -11,7 +11,7 @@ import torch
 from common.engine.contract import NotInEffect, Numerics
 from common.engine.ladder import Ladder
 from common.workloads.train.workload import TRAINING
-from ladders.beyond import step04_fused_qkv, step06_softmax_in_place, step09_int8_logits
+from ladders.beyond import step04_fused_qkv, step06_softmax_in_place, step10_int8_logits
 from steps import step05_bfloat16, step07_flash_attention
 from tests import refusing
 
@@ -90,7 +90,7 @@ choice = rung(1, "Chooses", chooses)
 choice.candidates = candidates
 CHOICE = Ladder(name="tests.faulty:CHOICE", workload=TRAINING, modules=(choice,))
 
-# what rung 9 of `beyond` stands on, and a 5 that only a child can refuse
+# what rung 10 of `beyond` stands on, and a 5 that only a child can refuse
 WIDE = Ladder(
     name="tests.faulty:WIDE",
     workload=TRAINING,
@@ -100,6 +100,6 @@ WIDE = Ladder(
         step06_softmax_in_place,
         step04_fused_qkv,
         refusing,
-        step09_int8_logits,
+        step10_int8_logits,
     ),
 )

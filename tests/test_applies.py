@@ -27,7 +27,7 @@ from common.workloads.train.presets import auto
 from common.workloads.train.recipe import Recipe
 from ladders import parallel
 from ladders.beyond import LADDER as BEYOND
-from ladders.beyond import step14_float8
+from ladders.beyond import step15_float8
 from ladders.compress import LADDER as COMPRESS
 from ladders.convergence import LADDER as CONVERGENCE
 from ladders.data import LADDER as DATA
@@ -88,15 +88,15 @@ WHY_NOT = {
     "j": ("no backward pass", "pytorch/pytorch#179294, of attention on Apple GPUs"),
     "k": ("no such setting", "torch, CUDA semantics; mallopt(3): CUDA's allocator, and glibc's"),
     "l": ("(step 7)", "rung 4 adds to step 7"),
-    "m": ("of a CPU", "rung 9 is written for its vector units"),
+    "m": ("of a CPU", "rung 10 is written for its vector units"),
     "n": ("for CPUs that", "rung 5: of the two CPUs measured the Xeon did (LOG.md)"),
     "o": ("float32 already", "rung 5 adds to step 5"),
-    "p": ("(step 5)", "rungs 9 and 14 add to step 5"),
+    "p": ("(step 5)", "rungs 10 and 15 add to step 5"),
     "q": ("0 already", "the preset for CPUs has no dropout"),
-    "r": ("(rung 4)", "rung 11 adds to rung 4"),
+    "r": ("(rung 4)", "rung 12 adds to rung 4"),
     "s": ("to choose from", "torch, sdp_utils.cpp: CUDA has three, ROCm two (no cuDNN)"),
-    "t": ("holds the tokens", "rung 12"),
-    "u": ("step 8", "rung 13 adds to step 8"),
+    "t": ("holds the tokens", "rung 13"),
+    "u": ("step 8", "rung 14 adds to step 8"),
     "v": ("CUDA devices only", "CUDA graphs; on a CPU no mode was faster: LOG.md"),
     "w": ("FP8 tensor cores", "torch, _scaled_mm: 8.9, 9.0 and up; on MI300 in another format"),
     "x": ("as busy", "step 10 found no gain on CPUs: LOG.md"),
@@ -112,8 +112,8 @@ WHY_NOT = {
     "J": ("for NVIDIA's GPUs", "environment's rung 5: what ROCm makes of it was not tried"),
     "I": ("rung 10 compiles", "own's rung 11 adds to its rung 10"),
     "K": ("lie as usual", "own's rung 13: AdamW8 views weights, which rung 5 lays otherwise"),
-    "L": ("on CPUs only", "beyond's rungs 6 and 8 were measured on CPUs"),
-    "M": ("faster fused kernels", "torch, sdpa_kernel: what rung 11 chooses from"),
+    "L": ("on CPUs only", "beyond's rungs 6, 8, and 9 were measured on CPUs"),
+    "M": ("faster fused kernels", "torch, sdpa_kernel: what rung 12 chooses from"),
     "H": ("sparse products", "torch, semi-structured sparsity tutorial: NVIDIA's from 8.0 on"),
 }
 
@@ -121,7 +121,7 @@ WHY_NOT = {
 # left to the probes: ROCm's attention runs where AOTriton knows the architecture, on some only with
 # TORCH_ROCM_AOTRITON_ENABLE_EXPERIMENTAL=1 (sdp_utils.cpp); Intel's on Max and Arc B (the same file
 # under xpu). A T4 lacks the 68 multiprocessors that max-autotune wants (is_big_gpu in inductor's
-# utils.py), so that CUDA graphs are what rung 13 may gain there.
+# utils.py), so that CUDA graphs are what rung 14 may gain there.
 STEPS_TABLE = """
                           P100  V100  T4  A100  4090  H100  MI300  RX57  xpu  mps  cpu  old
  1 Causal mask on the fly   .     .    .    .     .     .     .      .    .    .    .    .
@@ -146,13 +146,14 @@ BEYOND_TABLE = """
  6 Softmax in place         L     L    L    L     L     L     L      L    L    L    .    .
  7 Blockwise attention      M     M    M    M     M     M     M      M    M    M    .    .
  8 Rows that were read      L     L    L    L     L     L     L      L    L    L    .    .
- 9 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
-10 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
-11 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
-12 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
-13 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
-14 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
-15 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
+ 9 GELU by a sigmoid        L     L    L    L     L     L     L      L    L    L    .    .
+10 int8 logits              m     m    m    m     m     m     m      m    m    m    .    p
+11 No dropout               .     .    .    .     .     .     .      .    .    .    q    q
+12 Attention backend        r     r    r    .     .     .     .      r    s    s    s    s
+13 Resident tokens          .     .    .    .     .     .     .      .    .    .    t    t
+14 Compile mode             u     .    .    .     .     .     .      .    v    u    v    v
+15 float8 products          w     w    w    w     .     .     w      w    w    w    w    w
+16 Largest batch            .     .    .    .     .     .     .      .    .    .    x    x
 """
 # Rung 10 names rung 8 as its base, and is left out with it: that is the engine's to say.
 MEMORY_TABLE = """
@@ -396,7 +397,7 @@ def test_flash_attention_asks_for_device_format_and_dropout(name, recipe, words)
 def test_no_reason_says_that_a_card_lacks_what_it_has():
     """MI300X has FP8 matrix units, Turing and Ampere have INT8 ones."""
     for name in ("T4", "A100", "MI300"):
-        reason = step14_float8.applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
+        reason = step15_float8.applies(DEVICES[name], Recipe(dtype=torch.bfloat16))
         assert "implemented only for" in reason
         assert f"{DEVICES[name].name} has no" not in reason
 

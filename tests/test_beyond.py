@@ -44,14 +44,15 @@ from common.workloads.train.settings import Settings
 from common.workloads.train.softmax_in_place import InPlaceLoss
 from common.workloads.train.softmax_in_place import softmax_in_place as in_place
 from common.workloads.train.workload import TRAINING
-from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step13_compile_mode, under
+from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step14_compile_mode, under
 from ladders.beyond import step02_page_faults as page_faults
 from ladders.beyond.step03_chunked_head import HeadLoss, TorchLoss, loss_and_gradients
 from ladders.beyond.step08_rows_that_were_read import Embedding
-from ladders.beyond.step09_int8_logits import Int8Loss, int8_softmax_in_place, rounded
-from ladders.beyond.step11_attention_backend import Flash
-from ladders.beyond.step12_resident_tokens import ResidentLoader
-from ladders.beyond.step14_float8 import Float8Linear
+from ladders.beyond.step09_gelu_by_a_sigmoid import SigmoidGELU
+from ladders.beyond.step10_int8_logits import Int8Loss, int8_softmax_in_place, rounded
+from ladders.beyond.step12_attention_backend import Flash
+from ladders.beyond.step13_resident_tokens import ResidentLoader
+from ladders.beyond.step15_float8 import Float8Linear
 from steps import LADDER as STEPS
 from steps import step02_tf32, step05_bfloat16, step07_flash_attention, step08_compile
 from tests.conftest import PROJECT, SMALL, measured
@@ -295,7 +296,7 @@ def batches(loader: type, batch_size: int, count: int, sampled: bool = True) -> 
 
 @pytest.mark.parametrize("sampled", [True, False])
 def test_resident_batches_are_the_loaders(monkeypatch, sampled):
-    monkeypatch.setattr("ladders.beyond.step12_resident_tokens.AHEAD", 3)
+    monkeypatch.setattr("ladders.beyond.step13_resident_tokens.AHEAD", 3)
     wanted = batches(torch.utils.data.DataLoader, 4, 40, sampled)
     found = batches(ResidentLoader, 4, 40, sampled)
     assert len(found) == len(wanted) == (40 if sampled else 16)  # 62 windows; the last batch has 2
@@ -324,7 +325,7 @@ def test_int8_rounds_rows_by_their_own_largest_value():
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])  # over the products, or not
 def test_int8_logits_are_the_loss_of_rounded_operands(compiled, wide, monkeypatch):
     """The loss to the last digit; the gradients are those of the operands before rounding."""
-    monkeypatch.setattr("ladders.beyond.step09_int8_logits.PART", 3)  # tokens of a chunk at once
+    monkeypatch.setattr("ladders.beyond.step10_int8_logits.PART", 3)  # tokens of a chunk at once
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 16, generator=generator)
     weight = torch.randn(50, 16, generator=generator)
@@ -411,12 +412,12 @@ def test_an_accelerator_tries_each_candidate_once(tmp_path, monkeypatch):
 def test_a_cuda_graph_that_was_left_out_is_no_cuda_graph(monkeypatch):
     recipe = replace(FOOT, compile_mode="reduce-overhead")
     run = SimpleNamespace(graphs=1, recipe=recipe)
-    assert step13_compile_mode.in_effect(run) == "reduce-overhead"
-    monkeypatch.setattr("ladders.beyond.step13_compile_mode.cuda_graph_skips", lambda: 2)
+    assert step14_compile_mode.in_effect(run) == "reduce-overhead"
+    monkeypatch.setattr("ladders.beyond.step14_compile_mode.cuda_graph_skips", lambda: 2)
     with pytest.raises(NotInEffect, match="left out 2 CUDA graph"):
-        step13_compile_mode.in_effect(run)
+        step14_compile_mode.in_effect(run)
     without = SimpleNamespace(graphs=1, recipe=replace(recipe, compile_mode="default"))
-    assert step13_compile_mode.in_effect(without) == "default"
+    assert step14_compile_mode.in_effect(without) == "default"
 
 
 def test_cuda_graphs_that_the_compiler_left_out_are_counted(monkeypatch):
@@ -426,7 +427,7 @@ def test_cuda_graphs_that_the_compiler_left_out_are_counted(monkeypatch):
 
 
 def test_flash_attention_is_not_cudnns():
-    """torch takes cuDNN's kernel first on some GPUs; that is rung 11's."""
+    """torch takes cuDNN's kernel first on some GPUs; that is rung 12's."""
     flash = step07_flash_attention
     assert Kernel.CUDNN_ATTENTION not in flash.FlashAttention.kernels
     run = SimpleNamespace(device=torch.device("cuda"), operators={"aten::_scaled_dot_product_x"})
@@ -453,9 +454,9 @@ def test_which_rungs_apply_where():
 
 
 def test_a_rung_of_which_nothing_is_left_is_not_asked(monkeypatch):
-    """Rung 11 takes the place of rung 4's attention, which took that of step 7's, in the foot."""
+    """Rung 12 takes the place of rung 4's attention, which took that of step 7's, in the foot."""
     asked = []
-    job = {"ladder": LADDER.address, "under": ["steps 1", "steps 7"], "applied": [4, 11]}
+    job = {"ladder": LADDER.address, "under": ["steps 1", "steps 7"], "applied": [4, 12]}
     rungs = {name: rung_named(name) for name in job["under"]}
     rungs |= {str(number): LADDER.rung(number) for number in job["applied"]}
     watched = {
@@ -465,8 +466,8 @@ def test_a_rung_of_which_nothing_is_left_is_not_asked(monkeypatch):
     ladder = SimpleNamespace(rung=lambda number: watched[str(number)])
     monkeypatch.setattr("common.engine.child.rung_named", watched.get)
     monkeypatch.setattr("common.engine.child.ladder_at", lambda address: ladder)
-    assert prober(job)(None) == {"steps 1": "yes", "11": "yes"}
-    assert asked == ["steps 1", "11"]
+    assert prober(job)(None) == {"steps 1": "yes", "12": "yes"}
+    assert asked == ["steps 1", "12"]
 
 
 def test_the_steps_baseline_is_measured_before_the_foot(tmp_path, monkeypatch):
@@ -574,3 +575,11 @@ def test_rows_that_were_read_have_the_tables_gradient(compiled):
     found.backward(towards)
     torchs(ids).backward(towards.float())
     assert torch.equal(own.weight.grad, torchs.weight.grad.bfloat16())
+
+
+def test_gelu_by_a_sigmoid_is_gelu():
+    x = torch.linspace(-12, 12, 1001, dtype=torch.float64, requires_grad=True)
+    expected, found = F.gelu(x, approximate="tanh"), SigmoidGELU()(x)
+    torch.testing.assert_close(found, expected)
+    slopes = (torch.autograd.grad(y.sum(), x)[0] for y in (found, expected))
+    torch.testing.assert_close(*slopes)

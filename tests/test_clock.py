@@ -17,7 +17,7 @@ from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
 from common.workloads.train.workload import TRAINING
-from ladders.beyond.step14_float8 import Float8Linear
+from ladders.beyond.step15_float8 import Float8Linear
 from tests.conftest import measured
 
 

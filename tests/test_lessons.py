@@ -18,7 +18,7 @@ from common.workloads.train.adamw8 import BLOCK
 from common.workloads.train.build import build, padded_vocab_size
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
-from ladders.beyond.step14_float8 import E4M3, E5M2
+from ladders.beyond.step15_float8 import E4M3, E5M2
 from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE
@@ -229,7 +229,7 @@ FIGURES = {
     "steps.step06_native_layers": native_layers,
     "steps.step09_vocab_padding": vocab_padding,
     "ladders.beyond.step03_chunked_head": chunked_head,
-    "ladders.beyond.step14_float8": float8,
+    "ladders.beyond.step15_float8": float8,
     "ladders.finetune.step02_adapter": lambda: (
         f"{trained_parameters(2):,} for GPT-2 124M at r = 64"
     ),

@@ -78,11 +78,11 @@ def gradients(
     scale = 1 / math.sqrt(query.shape[-1])
     for own, seen, part, size in blocks(query, rows):
         block = weights[part].view(size)
-        of_value[:, seen] += block.mT @ gradient[:, own]
+        of_value[:, seen] += (gradient[:, own].mT @ block).mT  # faster than block.mT @ …
         of_block = gradient[:, own] @ value[:, seen].mT
         of_scores = torch._softmax_backward_data(of_block, block, -1, block.dtype)
         of_query[:, own] = (of_scores @ key[:, seen]) * scale
-        of_key[:, seen] += of_scores.mT @ query[:, own]
+        of_key[:, seen] += (query[:, own].mT @ of_scores).mT
     return of_query, (of_key * scale).to(key.dtype), of_value.to(value.dtype)
 
 

@@ -1,4 +1,4 @@
-"""13. Compile mode.
+"""14. Compile mode.
 
 Changes: how long torch.compile searches for kernels, and whether it records them as CUDA graphs.
 Why faster: max-autotune times several kernels for each matrix product and keeps the fastest; some

@@ -1,4 +1,4 @@
-"""9. int8 logits.
+"""10. int8 logits.
 
 Changes: the product that computes the logits reads hidden states and weights in 8 bits, with a
 scale for each token and each vocabulary entry. Its gradients and what is stored stay as they are.

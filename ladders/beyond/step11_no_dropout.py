@@ -1,4 +1,4 @@
-"""10. No dropout.
+"""11. No dropout.
 
 Changes: dropout is 0. This changes training itself, not only its speed.
 Why faster: no random numbers are drawn and no masks kept. Attention kernels do less per score, and

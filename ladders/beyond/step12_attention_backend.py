@@ -1,4 +1,4 @@
-"""11. Attention backend.
+"""12. Attention backend.
 
 Changes: which fused kernel computes attention: cuDNN's, FlashAttention 2, the memory-efficient one,
 and FlashAttention 3 or 4 where they are installed. Each is named, and measured.

@@ -1,4 +1,4 @@
-"""12. Resident tokens.
+"""13. Resident tokens.
 
 Changes: all tokens of the training text lie on the device, and batches are cut there.
 Why faster: the host no longer collects windows and copies a batch at each step, so it runs further

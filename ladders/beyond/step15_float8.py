@@ -1,4 +1,4 @@
-"""14. float8 products.
+"""15. float8 products.
 
 Changes: linear layers multiply in 8 bits: e4m3 (3 bits of mantissa) for activations and weights,
 e5m2 (2 bits, more range) for gradients. What is stored stays bfloat16, as does a chunked head.

@@ -1,4 +1,4 @@
-"""15. Largest batch.
+"""16. Largest batch.
 
 Changes: the batch is doubled until memory ends, as at step 10, now that a window needs less of it.
 Why faster: larger products use a GPU better, and what a step costs once is shared by more tokens.
