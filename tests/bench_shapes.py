@@ -1,6 +1,6 @@
 """The beyond ladder at real shapes, what its rungs leave open decided in advance: no candidates.
 
-python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a line of ratios.
+python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a row.
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
 bfloat16 (rung 5), pages are kept (2), chunks have 1,024 tokens (3).
@@ -42,25 +42,23 @@ def main(name: str, rungs: str = "0,9,10") -> None:
     out = RUNS / f"beyond-{name}{'' if rungs == '0,9,10' else '-rungs'}"
     own = ["--only", rungs, "--budget", budget, "--preset", "cpu", "--out", str(out)]
     run.main(["--ladder", "beyond", *shape, *own])
-    records = Records(out / "records.jsonl").read()
-    for line in ratios(records):
-        print(line)
+    print(row(name, Records(out / "records.jsonl").read()))
 
 
-def ratios(records: list[dict]) -> list[str]:
-    """Each rung over the lowest one and the share of the ceiling, with their 95 % intervals."""
+def row(name: str, records: list[dict]) -> str:
+    """Of README's table: the shape, the lowest rung's tok/s and, of each above it, its ratio with
+    the 95 % interval and the share of the ceiling."""
     gains, frame = Gains(records, LADDER.workload.headline), to_frame(records, LADDER.workload)
     lowest, *above = sorted(number for number in gains.rungs if number >= 0)
     over = {n: gains.ratio(gains.rungs[n], gains.rungs[lowest]) for n in above}
-    shares = frame.set_index("rung")["of_ceiling"]
-    lines = [f"{lowest}: {shares[lowest]:.0%} of the ceiling"]
+    rows = frame.set_index("rung")
+    layers, heads, width, context, windows, _ = SHAPES[name]
+    cells = [f"{layers}x{heads}x{width}, {context}, {windows}"]
+    cells.append(f"{rows['tok_per_s'][lowest]:,.0f} ({rows['of_ceiling'][lowest]:.0%})")
     for number, one in gains.estimates(over).items():
         low, ratio, high = map(math.exp, (one.low, one.value, one.high))
-        lines.append(
-            f"{number}: x{ratio:.3f} ({low:.3f} to {high:.3f}) of {lowest}, "
-            f"{shares[number]:.0%} of the ceiling"
-        )
-    return lines
+        cells.append(f"x{ratio:.2f} ({low:.2f}–{high:.2f}), {rows['of_ceiling'][number]:.0%}")
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
