@@ -13,14 +13,11 @@ from torch import nn
 from common.accelerator.compiler import forget_graphs, from_cache
 from common.accelerator.device import describe
 from common.cli import run as command
-from common.cli.display import Display
 from common.cli.planning import make_plan, parse
 from common.engine.child import prober
-from common.engine.climb import Climb
 from common.engine.contract import Disturbed, NotEquivalent, Numerics
 from common.engine.errors import UserError
 from common.engine.measure import measure
-from common.engine.records import Records
 from common.report.attribution import to_attribution
 from common.report.page import to_page
 from common.report.recommendation import advice, recommendation_markdown, recommendation_text
@@ -494,8 +491,8 @@ def test_a_run_goes_on_from_another_folder(climbed, monkeypatch):
     ladder, options = parse(["--model", "my_model.py", "--device", "cpu", "--batch-size", "4",
                              "--steps", "2", "--upto", "6", "--rounds", "2"])  # fmt: skip
     plan, _ = make_plan(ladder, options)
-    run_ = Climb(plan, Records(out / "records.jsonl"), Display(plan))
-    assert run_.resume() == len(records_of(out))
+    assert plan.settings.recorded() == records_of(out)[0]["settings"]  # what --resume compares
+    assert plan.settings.file == str((out / "my_model.py").resolve())  # what is run
 
 
 def of_own(plain: OwnRecipe, applied: tuple[int, ...], turn: int, rate: float, held=10**6, **more):
