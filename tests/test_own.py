@@ -13,14 +13,11 @@ from torch import nn
 from common.accelerator.compiler import forget_graphs, from_cache
 from common.accelerator.device import describe
 from common.cli import run as command
-from common.cli.display import Display
 from common.cli.planning import make_plan, parse
 from common.engine.child import prober
-from common.engine.climb import Climb
 from common.engine.contract import Disturbed, NotEquivalent, Numerics
 from common.engine.errors import UserError
 from common.engine.measure import measure
-from common.engine.records import Records
 from common.report.attribution import to_attribution
 from common.report.page import to_page
 from common.report.recommendation import advice, recommendation_markdown, recommendation_text
@@ -494,8 +491,8 @@ def test_a_run_goes_on_from_another_folder(climbed, monkeypatch):
     ladder, options = parse(["--model", "my_model.py", "--device", "cpu", "--batch-size", "4",
                              "--steps", "2", "--upto", "6", "--rounds", "2"])  # fmt: skip
     plan, _ = make_plan(ladder, options)
-    run_ = Climb(plan, Records(out / "records.jsonl"), Display(plan))
-    assert run_.resume() == len(records_of(out))
+    assert plan.settings.recorded() == records_of(out)[0]["settings"]  # what --resume compares
+    assert plan.settings.file == str((out / "my_model.py").resolve())  # what is run
 
 
 def of_own(plain: OwnRecipe, applied: tuple[int, ...], turn: int, rate: float, held=10**6, **more):
@@ -569,7 +566,7 @@ def test_a_wait_for_batches_and_graph_breaks_are_told(plain):
 
 
 def test_compiling_took_what_the_process_took_that_did_it(plain):
-    """A candidate's try, or the first round; where a cache had it all, that is said once."""
+    """A candidate's try, or the first round; where a cache had it all, that is said."""
     workload, cold, warm = LADDER.workload, {"from_cache": False}, {"from_cache": True}
     tried = {"first_step_s": 42.0} | cold
     (shown,) = (metric for metric in workload.metrics if metric.name == "first_step_s")
@@ -579,11 +576,12 @@ def test_compiling_took_what_the_process_took_that_did_it(plain):
     assert [shown.of(record) for record in again] == [None, None]
     assert [shown.of(record | {"first_try": tried}) for record in again] == [42.0, 42.0]
     assert [shown.of(record | {"first_try": tried | warm}) for record in again] == [None, None]
-    said = [
-        workload.warnings(record) for record in (first, *again, again[0] | {"first_try": tried})
-    ]
-    assert [len(texts) for texts in said] == [0, 1, 0, 0]
-    assert said[1][0].startswith("what compiling takes is not known: an earlier run's cache had it")
+    assert workload.extra_text([first, again[1]], False) == ""
+    assert workload.extra_text([again[0] | {"first_try": tried}], False) == ""
+    said = "What compiling takes is not known of rung 10: a cache had it"
+    assert said in " ".join(workload.extra_text(again, False).split())
+    assert said in workload.notes(again)
+    assert "known of" not in workload.notes([first, again[1]])
 
 
 def test_what_the_compilers_cache_had_was_not_compiled_here(tmp_path, monkeypatch):

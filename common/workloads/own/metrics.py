@@ -29,14 +29,17 @@ def first_step_s(record: dict) -> float | None:
     return None if one.get("from_cache") else one["first_step_s"]
 
 
-def compiled_before(record: dict) -> list[str]:
-    """That no process of this run compiled it all, if so; later rounds always find a cache."""
-    if record["round"] > 1 or first_step_s(record) is not None:
-        return []
-    return [
-        "what compiling takes is not known: an earlier run's cache had it; to measure it, name an "
-        "empty folder by TORCHINDUCTOR_CACHE_DIR"
-    ]
+def compiled_before(records: list[dict]) -> str:
+    """That what compiling takes is not known of some rungs; empty where it is."""
+    good = [r for r in records if r["status"] == "ok" and r["recipe"]["compile"]]
+    known = {record["rung"] for record in good if first_step_s(record) is not None}
+    if not (unknown := sorted({record["rung"] for record in good} - known)):
+        return ""
+    rungs = f"rung{'s' * (len(unknown) > 1)} {', '.join(map(str, unknown))}"
+    return (
+        f"What compiling takes is not known of {rungs}: a cache had it, from an earlier run; "
+        "with an empty folder as TORCHINDUCTOR_CACHE_DIR all is compiled anew."
+    )
 
 
 def describe(records: list[dict]) -> str:
@@ -60,10 +63,9 @@ def notes(records: list[dict]) -> str:
     """How it was measured, in one line."""
     first = records[0]
     counts = next((r["measurement"]["units"] for r in records if r["status"] == "ok"), "?")
-    return (
-        f"{describe(records)}. Items: {counts}. {taken(records)}. "
-        f"{name(first)} {first['settings']['sha256'][:12]}. {origin(records)}"
-    )
+    file = f"{name(first)} {first['settings']['sha256'][:12]}."
+    parts = (f"Items: {counts}. {taken(records)}.", file, compiled_before(records), origin(records))
+    return " ".join([f"{describe(records)}.", *filter(None, parts)])
 
 
 METRICS = (

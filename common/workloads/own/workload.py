@@ -1,5 +1,6 @@
 """A user's own model: what is asked for, how it is measured, checked, and shown."""
 
+import textwrap
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ STEPS = {"cpu": 5, "accelerator": 50}  # timed, where no turns are taken, and of
 WARMUP = {"cpu": 2, "accelerator": 10}
 SEARCH_S = 40.0  # for the largest batch, on a CPU
 BUDGET_S = 480.0  # of a run in turns
+MARGIN = {"initial_indent": "   ", "subsequent_indent": "   "}  # of what stands below a table
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,9 @@ class Own(Compiling):
     def notes(self, records: list[dict]) -> str:
         return metrics.notes(records)
 
+    def extra_text(self, records: list[dict], closely: bool) -> str:
+        return textwrap.fill(metrics.compiled_before(records), 77, **MARGIN)
+
     def given(self, records: list[dict]) -> dict:
         return {metrics.name(records[0]): records[0]["settings"]["sha256"][:12]}
 
@@ -65,8 +70,7 @@ class Own(Compiling):
         apart = f"asked twice, the model's gradients differ by {unsteady:.0%}: nothing was compared"
         found = [apart] if unsteady > metrics.STEADY else []
         notes = record["baseline"]["about"]["notes"] if record["rung"] == 0 else []
-        unknown = metrics.compiled_before(record)
-        return [*notes, *broken, *found, *unknown, *metrics.starved(record)]
+        return [*notes, *broken, *found, *metrics.starved(record)]
 
     def advice(self, record: dict) -> list[str]:
         size = record["recipe"]["batch_size"]
