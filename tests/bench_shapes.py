@@ -46,19 +46,20 @@ def main(name: str, rungs: str = "0,9,10") -> None:
 
 
 def row(name: str, records: list[dict]) -> str:
-    """Of README's table: the shape, the lowest rung's tok/s and, of each above it, its ratio with
-    the 95 % interval and the share of the ceiling."""
+    """Of README's table: the shape, and of each rung its tok/s, its share of the ceiling, and its
+    ratio to the lowest one with the 95 % interval."""
     gains, frame = Gains(records, LADDER.workload.headline), to_frame(records, LADDER.workload)
     lowest, *above = sorted(number for number in gains.rungs if number >= 0)
     over = {n: gains.ratio(gains.rungs[n], gains.rungs[lowest]) for n in above}
-    rows = frame.set_index("rung")
+    rates, shares = (frame.set_index("rung")[name] for name in ("tok_per_s", "of_ceiling"))
     layers, heads, width, context, windows, _ = SHAPES[name]
-    cells = [f"{layers}x{heads}x{width}, {context}, {windows}"]
-    cells.append(f"{rows['tok_per_s'][lowest]:,.0f} ({rows['of_ceiling'][lowest]:.0%})")
+    cells = {lowest: "x".join(map(str, (layers, heads, width, context)))}
+    cells[lowest] += f", batch {windows} | " if windows > 1 else " | "
     for number, one in gains.estimates(over).items():
         low, ratio, high = map(math.exp, (one.low, one.value, one.high))
-        cells.append(f"x{ratio:.2f} ({low:.2f}–{high:.2f}), {rows['of_ceiling'][number]:.0%}")
-    return f"| {' | '.join(cells)} |"
+        cells[number] = f", x{ratio:.2f} ({low:.2f}–{high:.2f})"
+    found = [f"{rates[n]:,.0f} ({shares[n]:.0%}){text}" for n, text in cells.items() if n != lowest]
+    return f"| {cells[lowest]}{rates[lowest]:,.0f} ({shares[lowest]:.0%}) | {' | '.join(found)} |"
 
 
 if __name__ == "__main__":

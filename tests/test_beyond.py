@@ -55,6 +55,7 @@ from ladders.beyond.step13_resident_tokens import ResidentLoader
 from ladders.beyond.step15_float8 import Float8Linear
 from steps import LADDER as STEPS
 from steps import step02_tf32, step05_bfloat16, step07_flash_attention, step08_compile
+from tests import bench_shapes
 from tests.conftest import PROJECT, SMALL, measured
 
 CPU = torch.device("cpu")
@@ -583,3 +584,14 @@ def test_gelu_by_a_sigmoid_is_gelu():
     torch.testing.assert_close(found, expected)
     slopes = (torch.autograd.grad(y.sum(), x)[0] for y in (found, expected))
     torch.testing.assert_close(*slopes)
+
+
+@pytest.mark.parametrize("text", ["README.md", "README.ja.md", "LOG.md"])
+def test_the_table_of_real_shapes_is_what_its_records_give(text):
+    """Where a shape was measured again, its row changes."""
+    written, found = (PROJECT / text).read_text(), 0
+    for name in bench_shapes.SHAPES:
+        for path in (PROJECT / "results").glob(f"*/beyond-{name}/records.jsonl"):
+            assert bench_shapes.row(name, Records(path).read()) in written
+            found += 1
+    assert found >= 3
