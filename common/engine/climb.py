@@ -1,9 +1,8 @@
 """Climb a ladder: every rung on top of those below it, in a fresh process each time.
 
-One record per rung and round is written.
 The climb knows nothing of what is measured. It composes recipes, starts children, and writes down
-what they say. A rung that does not apply, fails, or runs out of time or memory costs its own row:
-its change is not carried up, and the climb goes on.
+what they say, one record per rung and round. A rung that does not apply, fails, or runs out of time
+or memory costs its own row: its change is not carried up, and the climb goes on.
 """
 
 from dataclasses import asdict, dataclass, field, replace
@@ -206,8 +205,7 @@ class Climb:
             self.stack.chosen[number] = best(found.tried, self.workload)
         combination.recipe, combination.note = found.recipe, found.note
         combination.candidates, combination.refused = found.tried, found.refused
-        combination.first_try = found.first_try
-        combination.settled = True
+        combination.first_try, combination.settled = found.first_try, True
 
     def record(
         self,
