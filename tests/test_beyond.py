@@ -38,6 +38,7 @@ from common.workloads.train import blockwise_attention, softmax_in_place
 from common.workloads.train.batches import make_loader
 from common.workloads.train.build import build
 from common.workloads.train.equivalence import check
+from common.workloads.train.head_in_chunks import HeadLoss
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
@@ -46,7 +47,7 @@ from common.workloads.train.softmax_in_place import softmax_in_place as in_place
 from common.workloads.train.workload import TRAINING
 from ladders.beyond import AT_THIS_BATCH, LADDER, foot, step14_compile_mode, under
 from ladders.beyond import step02_page_faults as page_faults
-from ladders.beyond.step03_chunked_head import HeadLoss, TorchLoss, loss_and_gradients
+from ladders.beyond.step03_chunked_head import TorchLoss
 from ladders.beyond.step08_rows_that_were_read import Embedding
 from ladders.beyond.step09_gelu_by_a_sigmoid import SigmoidGELU
 from ladders.beyond.step10_int8_logits import Int8Loss, int8_softmax_in_place, rounded
@@ -124,7 +125,7 @@ def test_a_head_of_ours_is_cross_entropy(rows):
     targets = torch.randint(50, (32,), generator=generator)
     expected = F.cross_entropy(hidden @ weight.T, targets)
     if rows:
-        found = HeadLoss.apply(hidden, weight, targets, rows, loss_and_gradients)
+        found = HeadLoss.apply(hidden, weight, targets, rows)
     else:
         found = softmax_in_place.HeadLoss.apply(hidden, weight, targets, in_place)
     assert found.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -136,7 +137,7 @@ def test_a_head_of_ours_is_cross_entropy(rows):
 
 @pytest.mark.parametrize(
     ("kind", "more"),
-    [(HeadLoss, (2, loss_and_gradients)), (softmax_in_place.HeadLoss, (in_place,))],
+    [(HeadLoss, (2,)), (softmax_in_place.HeadLoss, (in_place,))],
 )
 def test_large_logits_do_not_overflow(kind, more):
     hidden = torch.full((4, 2), 300.0, requires_grad=True)

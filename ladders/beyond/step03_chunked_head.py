@@ -13,119 +13,24 @@ Wijmans et al. 2024, Cut Your Losses, arXiv:2411.09009.
 Expected: 1.3 times on a CPU; memory rather than speed on a GPU.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.accelerator.loops import compiled
 from common.engine.contract import NotInEffect, Numerics
 from common.gpt.model import LogitsLoss
 from common.workloads.train.build import Run
+from common.workloads.train.head_in_chunks import HeadLoss
 from common.workloads.train.recipe import Recipe
-from common.workloads.train.softmax_in_place import COMPILED as COMPILED_POWERS
-from common.workloads.train.softmax_in_place import powers_, put
 
 CHANGES = ("objective", "loss_rows")
 NUMERICS = Numerics.ROUNDING
 ROWS = (1024, 256, 128)  # tried, each in its own process; a smaller one must be faster
 
 
-class HeadLoss(torch.autograd.Function):
-    """The mean cross-entropy of hidden (N, C) @ weight.T (V, C) with targets (N,), in chunks."""
-
-    @staticmethod
-    def forward(ctx, hidden, weight, targets, rows: int, operator: Callable):
-        in_graph = torch.compiler.is_compiling()
-        loss, *gradients = operator(hidden, weight, targets, rows, in_graph)
-        ctx.save_for_backward(*gradients)
-        return loss
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradients = [(gradient * saved).to(saved.dtype) for saved in ctx.saved_tensors]
-        return *gradients, None, None, None
-
-
-def in_chunks(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, powers_of: Callable, add: Callable
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss, (), and its gradients: of hidden (N, C) and of weight (V, C).
-
-    `powers_of` takes a slice of n tokens. It gives e^(logit - top) of each logit, (n, V), which may
-    be written over, and for each token (n, 1) the sum of these without the target's, the target's
-    logit, and `top`, which no logit is above.
-    """
-    count = len(hidden)
-    precise = torch.promote_types(hidden.dtype, torch.float32)  # what is summed up
-    loss = hidden.new_zeros((), dtype=precise)
-    hidden_grad, weight_grad = torch.empty_like(hidden), None
-    for begin in range(0, count, rows):
-        chunk = slice(begin, begin + rows)
-        powers, others, wanted, top = powers_of(chunk)
-        total = others + (wanted - top).exp()
-        loss += (top + total.log() - wanted).sum() / count
-        # the gradient is the softmax less 1 at the target. That difference would cancel, the sum of
-        # all others does not; and what is common to a token is multiplied where there is less of it
-        put(powers, targets[chunk], -others[:, 0])
-        scale = 1 / (total * count)
-        hidden_grad[chunk] = (powers @ weight) * scale
-        scaled = (hidden[chunk] * scale).to(hidden.dtype)
-        if weight_grad is None:
-            weight_grad = (powers.T @ scaled).to(precise)
-        elif weight_grad.dtype is powers.dtype:
-            weight_grad.addmm_(powers.T, scaled)
-        else:
-            add(weight_grad, powers.T @ scaled)
-    return loss, hidden_grad, weight_grad.to(weight.dtype)
-
-
-def add_(total: Tensor, product: Tensor) -> None:
-    """A sum of two formats, in place."""
-    total.add_(product)
-
-
-COMPILED = COMPILED_POWERS, compiled(add_)
-
-
-# one operator for the compiler around it, which would otherwise unroll the chunks, work out several
-# at a time, and keep the logits of each
-@torch.library.custom_op("ladder::loss_and_gradients", mutates_args=())
-def loss_and_gradients(
-    hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, in_graph: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """`in_chunks`, the logits being products in the format of hidden and weight."""
-    to_powers, add = COMPILED if in_graph else (powers_, add_)
-    space = hidden.new_empty(min(rows, len(hidden)), len(weight))  # of every chunk's logits
-    never = hidden.new_full((), -torch.inf)
-
-    def powers_of(chunk: slice):
-        at = targets[chunk, None]
-        logits = torch.mm(hidden[chunk], weight.T, out=space[: len(at)])
-        wanted = logits.gather(-1, at).to(torch.promote_types(logits.dtype, torch.float32))
-        put(logits, targets[chunk], never)
-        others, top = to_powers(logits, wanted)
-        return logits, others, wanted, top
-
-    return in_chunks(hidden, weight, targets, rows, powers_of, add)
-
-
-def like_gradients(hidden, weight, *_):
-    """Tensors of the kind that `in_chunks` returns, for the compiler."""
-    precise = torch.promote_types(hidden.dtype, torch.float32)
-    loss = hidden.new_empty((), dtype=precise)
-    return loss, torch.empty_like(hidden), torch.empty_like(weight)
-
-
-loss_and_gradients.register_fake(like_gradients)
-
-
 class ChunkedLoss(nn.Module):
     """The objective without whole logits."""
-
-    operator = staticmethod(loss_and_gradients)
 
     def __init__(self, model: nn.Module, recipe: Recipe) -> None:
         super().__init__()
@@ -136,7 +41,7 @@ class ChunkedLoss(nn.Module):
         """Token ids (B, T) and the ids that follow them (B, T) to the mean loss, ()."""
         head = self.model.head
         hidden, weight = head.operands(self.model.hidden(ids).flatten(0, 1), head.weight)
-        return HeadLoss.apply(hidden, weight, targets.flatten(), self.rows, self.operator)
+        return HeadLoss.apply(hidden, weight, targets.flatten(), self.rows)
 
 
 class TorchLoss(ChunkedLoss):

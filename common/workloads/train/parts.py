@@ -17,9 +17,12 @@ WAIT, GAPS = "data wait", "gaps"
 PARTS = (PRODUCTS, ATTENTION, ELEMENTWISE, LOSS, OPTIMIZER, COPIES, NETWORK, WAIT, GAPS)
 
 IN_LOSS = re.compile(
-    r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|ladder::\w*loss_and_gradients"
+    r"cross_entropy|nll_loss|log_softmax|NllLoss|LogSoftmax|"
+    r"ladder::(loss_and_gradients|\w*softmax_in_place)"
 )
-IN_ATTENTION = re.compile(r"scaled_dot_product|(flash|efficient|cudnn|flex)_attention|ScaledDot")
+IN_ATTENTION = re.compile(
+    r"scaled_dot_product|(flash|efficient|cudnn|flex|blockwise)_attention|ScaledDot"
+)
 IN_NETWORK = re.compile(  # between processes
     r"_?c10d|gloo:|nccl:|xccl:|ncclDevKernel|FSDP::(all_gather|post_backward_reduce)"
 )
