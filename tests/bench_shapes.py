@@ -4,6 +4,7 @@ python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and 
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
 bfloat16 (rung 5), pages are kept (2), chunks have 1,024 tokens (3).
+python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
 import math
@@ -36,6 +37,9 @@ def decided(rung):
 def main(name: str, rungs: str = "0,9,10") -> None:
     object.__setattr__(LADDER, "rungs", tuple(map(decided, LADDER.rungs)))
     object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest that is measured
+    if name == "losses":
+        own = f"--preset cpu --steps 200 --rounds 1 --validate --out {RUNS / 'beyond-losses'}"
+        sys.exit(run.main(["--ladder", "beyond", "--only", rungs, *own.split()]))
     *sizes, budget = SHAPES[name]
     options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
     shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
