@@ -26,6 +26,7 @@ SHAPES = {  # layers, heads, width, context, windows in a step, and a budget
     "124m-1024": (12, 12, 768, 1024, 1, "7m"),
     "124m-1024-4": (12, 12, 768, 1024, 4, "25m"),
 }
+USUAL = "0,9,10"
 
 
 def decided(rung):
@@ -34,16 +35,17 @@ def decided(rung):
     return replace(rung, candidates=no_candidates)
 
 
-def main(name: str, rungs: str = "0,9,10") -> None:
+def main(name: str, rungs: str = USUAL) -> None:
     object.__setattr__(LADDER, "rungs", tuple(map(decided, LADDER.rungs)))
-    object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest that is measured
+    if rungs == USUAL:
+        object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest
     if name == "losses":
         own = f"--preset cpu --steps 200 --rounds 1 --validate --out {RUNS / 'beyond-losses'}"
         sys.exit(run.main(["--ladder", "beyond", "--only", rungs, *own.split()]))
     *sizes, budget = SHAPES[name]
     options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
     shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
-    out = RUNS / f"beyond-{name}{'' if rungs == '0,9,10' else '-rungs'}"
+    out = RUNS / f"beyond-{name}{'' if rungs == USUAL else '-rungs'}"
     own = ["--only", rungs, "--budget", budget, "--preset", "cpu", "--out", str(out)]
     run.main(["--ladder", "beyond", *shape, *own])
     print(row(name, Records(out / "records.jsonl").read()))
