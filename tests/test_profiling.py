@@ -140,7 +140,7 @@ def test_the_trace_is_a_chrome_trace(profiled):
         (PRODUCTS, ["aten::addmm_", "ladder::loss_and_gradients"]),
         (LOSS, ["aten::index_put_", "ladder::softmax_in_place"]),
         (ATTENTION, ["aten::add_", "ladder::blockwise_attention"]),
-        (ATTENTION, ["aten::copy_", "ladder::blockwise_attention_gradients"]),
+        (COPIES, ["aten::copy_", "ladder::blockwise_attention_gradients"]),
         (ELEMENTWISE, ["triton_per_fused_addmm_gelu_native_layer_norm_2"]),
         (LOSS, ["aten::_log_softmax", "aten::log_softmax", "aten::cross_entropy_loss"]),
         (LOSS, ["aten::fill_", "aten::zero_", "aten::nll_loss_backward", "NllLossBackward0"]),
