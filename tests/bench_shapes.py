@@ -3,7 +3,8 @@
 python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a row.
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
-bfloat16 (rung 5), pages are kept (2), chunks have 1,024 tokens (3).
+bfloat16, or float32 where the CPU multiplies that alone (rung 5), pages are kept (2), chunks have
+1,024 tokens (3).
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
@@ -31,7 +32,8 @@ USUAL = "0,9,10"
 
 def decided(rung):
     if rung.module is step05_product_format:
-        return replace(rung, applies=lambda device, recipe: "decided: products stay bfloat16")
+        as_they_are = "decided: products stay as they are"
+        return replace(rung, applies=lambda device, recipe: as_they_are)
     return replace(rung, candidates=no_candidates)
 
 

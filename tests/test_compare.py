@@ -78,6 +78,22 @@ def test_the_process_ends_with_the_status(runs, against, status):
     assert done.stderr.startswith("error: ") == (status == 2)
 
 
+def test_a_number_that_is_another_rung_is_not_compared(tmp_path, capsys):
+    """A ladder that was numbered anew between two runs: rung 2 of one is not rung 2 of the other."""
+    whole = fake_ladder(STEADY)
+    moved = [r | ({"name": "another idea"} if r["rung"] == 2 else {}) for r in whole]
+    a, b = (
+        write_records(tmp_path / name / "records.jsonl", records)
+        for name, records in (("a", whole), ("b", moved))
+    )
+    assert compare.main([str(a), str(b)]) == 0
+    table, _, rest = capsys.readouterr().out.partition("not compared, as A -> B:")
+    assert "another idea" not in table
+    told = " ".join(rest.split())
+    assert told == "2 another idea ok, on 1 (rung 2) -> ok, on 1 (another idea)"
+    assert check.main(["--against", str(a), str(b)]) == 1
+
+
 def lose(records: list[dict], how: str) -> list[dict]:
     """A run of which rung 1 has no figure, or not on the same rungs."""
     rest = [r for r in records if r["rung"] != 1]

@@ -32,7 +32,7 @@ from common.workloads.own.recipe import BLOCKS, OwnRecipe, from_json, to_json
 from common.workloads.own.session import OwnSession
 from common.workloads.own.settings import Settings
 from common.workloads.own.user_file import UserFile, found, hash_of, samples
-from ladders.own import LADDER
+from ladders.own import LADDER, step09_page_faults
 from tests.conftest import PROJECT, SHORT_RUN, fake_record, run
 
 CPU, HERE = torch.device("cpu"), describe("cpu")
@@ -533,6 +533,14 @@ def test_lines_to_paste_name_the_device_of_the_run(plain):
         assert f'| with torch.autocast("{device}", dtype' in "\n".join(
             recommendation_text(on, LADDER)
         )
+
+
+def test_settings_to_export_are_those_that_the_device_reads(plain):
+    both = step09_page_faults.apply(plain)
+    allocator = ["export PYTORCH_ALLOC_CONF=expandable_segments:True"]
+    assert step09_page_faults.lines("cuda", both) == allocator
+    of_glibc = step09_page_faults.lines("cpu", both)
+    assert len(of_glibc) == 3 and all(line.startswith("export MALLOC_") for line in of_glibc)
 
 
 def test_the_recommendation_sorts_by_what_was_told(plain):

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 
@@ -82,8 +83,10 @@ class Pair:
 
     @property
     def alike(self) -> bool:
-        """Whether it was measured in both, on the same rungs."""
-        return was_ok(self.a) and was_ok(self.b) and stack(self.a[-1]) == stack(self.b[-1])
+        """Whether it was measured in both, on the same rungs. Versions number rungs differently."""
+        if not (was_ok(self.a) and was_ok(self.b)):
+            return False
+        return all(of(self.a[-1]) == of(self.b[-1]) for of in (stack, itemgetter("name")))
 
     @property
     def lost(self) -> bool:
@@ -92,6 +95,8 @@ class Pair:
 
     def __str__(self) -> str:
         before, after = self.states
+        if self.a and self.b and self.a[-1]["name"] != self.name:
+            before, after = f"{before} ({self.a[-1]['name']})", f"{after} ({self.name})"
         return f"{shown(self.number):>2} {self.name:<25} {before} -> {after}"
 
 

@@ -37,4 +37,5 @@ def candidates(device, recipe: OwnRecipe) -> dict[str, OwnRecipe]:
 
 
 def lines(device_type: str, recipe: OwnRecipe) -> list[str]:
-    return [f"export {setting}" for setting in recipe.environment]
+    on_cuda = device_type == "cuda"
+    return [f"export {one}" for one in recipe.environment if (one in pages.CUDA) == on_cuda]

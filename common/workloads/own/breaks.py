@@ -2,6 +2,7 @@
 
 import logging
 import re
+import textwrap
 from pathlib import Path
 
 import torch
@@ -29,5 +30,6 @@ class Breaks(logging.Handler):
         if where := AT.search(text):
             reason = REASON.search(text)
             path, line = where[1] or where[3], where[2] or where[4]
-            said = reason[1][:MOST] if reason else "this frame is not compiled"
+            said = reason[1] if reason else "this frame is not compiled"
+            said = textwrap.shorten(said, MOST, placeholder=" …")
             self.found[f"{Path(path).name}:{line}: {said}"] = None
