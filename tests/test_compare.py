@@ -79,7 +79,7 @@ def test_the_process_ends_with_the_status(runs, against, status):
 
 
 def test_a_number_that_is_another_rung_is_not_compared(tmp_path, capsys):
-    """A ladder that was numbered anew between two runs: rung 2 of one is not rung 2 of the other."""
+    """A ladder was numbered anew between two runs: rung 2 of one is not rung 2 of the other."""
     whole = fake_ladder(STEADY)
     moved = [r | ({"name": "another idea"} if r["rung"] == 2 else {}) for r in whole]
     a, b = (
