@@ -1,11 +1,13 @@
 """What is said of a device, from what torch says of it: made-up devices of each vendor."""
 
+import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 
-from common.accelerator.device import bf16_in_hardware, describe
+from common.accelerator.device import bf16_in_hardware, describe, give_back
 from common.engine.device import GIB
 
 
@@ -69,3 +71,15 @@ def test_an_intel_card_says_whether_it_multiplies_bfloat16(monkeypatch, matrix_u
     monkeypatch.setattr(torch.xpu, "device_count", lambda: 1)
     found = describe("xpu")
     assert (found.vendor, found.native_bf16) == ("intel", matrix_units)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_what_no_tensor_uses_goes_back_to_the_system():
+    """Holes between tensors that live on: they stay this process's until they are asked for."""
+    tensors = [torch.ones(2**14) for _ in range(4096)]  # 64 KiB each: of the heap, none mapped
+    kept = tensors[63::64]
+    del tensors
+    before = psutil.Process().memory_info().rss
+    give_back(torch.device("cpu"))
+    assert before - psutil.Process().memory_info().rss > 128 * 2**20
+    assert all(one.sum() == 2**14 for one in kept)

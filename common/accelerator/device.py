@@ -1,6 +1,7 @@
 """The device: which one, what it can do, its clock, and how much memory it has used."""
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import subprocess
@@ -114,7 +115,15 @@ def synchronize(device: torch.device) -> None:
 
 
 def give_back(device: torch.device) -> None:
-    """Return what the allocator holds and no tensor uses, so that no later peak includes it."""
+    """Return what an allocator holds and no tensor uses, so that no later peak includes it."""
+    empty_cache(device)
+    if device.type == "cpu" and sys.platform == "linux":  # where pages are kept, this asks for them
+        with contextlib.suppress(AttributeError):  # a C library other than glibc
+            ctypes.CDLL(None).malloc_trim(0)
+
+
+def empty_cache(device: torch.device) -> None:
+    """The same of torch's own allocator, which a CPU has none of."""
     if device.type in ("cuda", "xpu"):
         torch.accelerator.empty_cache()
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.amp import GradScaler
 
-from common.accelerator.device import give_back
+from common.accelerator.device import empty_cache
 
 IGNORED = -100  # a target that no loss counts: torch's default for cross-entropy
 
@@ -85,7 +85,7 @@ class Update:
         self.scaler.update()
         if self.collects:
             gc.collect()
-            give_back(self.device)
+            empty_cache(self.device)
         return self.scaler.get_scale() >= scale
 
 
