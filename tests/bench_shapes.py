@@ -3,8 +3,8 @@
 python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a row.
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
-bfloat16, or float32 where the CPU multiplies that alone (rung 5), pages are kept (2), chunks have
-1,024 tokens (3).
+bfloat16, or float32 where the CPU multiplies that alone (rung 5), pages are huge (2), since kept
+ones take more memory than rung 0, chunks have 1,024 tokens (3).
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
@@ -12,13 +12,14 @@ import math
 import sys
 from dataclasses import replace
 
+from common.accelerator import pages
 from common.cli import run
 from common.cli.runs import RUNS
 from common.engine.gains import Gains
 from common.engine.ladder import no_candidates
 from common.engine.records import Records
 from common.report.frame import to_frame
-from ladders.beyond import LADDER, step05_product_format
+from ladders.beyond import LADDER, step02_page_faults, step05_product_format
 
 SHAPES = {  # layers, heads, width, context, windows in a step, and a budget
     "6x8x256": (6, 8, 256, 1024, 1, "6m"),
@@ -34,7 +35,12 @@ def decided(rung):
     if rung.module is step05_product_format:
         as_they_are = "decided: products stay as they are"
         return replace(rung, applies=lambda device, recipe: as_they_are)
-    return replace(rung, candidates=no_candidates)
+    own = replace(rung, candidates=no_candidates)
+    return replace(own, apply=huge) if rung.module is step02_page_faults else own
+
+
+def huge(recipe):
+    return replace(recipe, environment=pages.CHOICES[pages.HUGE])
 
 
 def main(name: str, rungs: str = USUAL) -> None:

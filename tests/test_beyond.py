@@ -39,6 +39,7 @@ from common.workloads.train.batches import make_loader
 from common.workloads.train.build import build
 from common.workloads.train.equivalence import check
 from common.workloads.train.head_in_chunks import HeadLoss
+from common.workloads.train.int8_softmax import int8_softmax_in_place, rounded
 from common.workloads.train.presets import PRESETS, baseline
 from common.workloads.train.recipe import Recipe
 from common.workloads.train.settings import Settings
@@ -50,7 +51,7 @@ from ladders.beyond import step02_page_faults as page_faults
 from ladders.beyond.step03_chunked_head import TorchLoss
 from ladders.beyond.step08_rows_that_were_read import Embedding
 from ladders.beyond.step09_gelu_by_a_sigmoid import SigmoidGELU
-from ladders.beyond.step10_int8_logits import Int8Loss, int8_softmax_in_place, rounded
+from ladders.beyond.step10_int8_logits import Int8Loss
 from ladders.beyond.step12_attention_backend import Flash
 from ladders.beyond.step13_resident_tokens import ResidentLoader
 from ladders.beyond.step15_float8 import Float8Linear
@@ -327,7 +328,7 @@ def test_int8_rounds_rows_by_their_own_largest_value():
 @pytest.mark.parametrize("wide", [torch.float32, torch.float64])  # over the products, or not
 def test_int8_logits_are_the_loss_of_rounded_operands(compiled, wide, monkeypatch):
     """The loss to the last digit; the gradients are those of the operands before rounding."""
-    monkeypatch.setattr("ladders.beyond.step10_int8_logits.PART", 3)  # tokens of a chunk at once
+    monkeypatch.setattr("common.workloads.train.int8_softmax.PART", 3)  # tokens of a chunk at once
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 16, generator=generator)
     weight = torch.randn(50, 16, generator=generator)

@@ -16,9 +16,9 @@ from common.workloads.finetune.recipe import FinetuneRecipe
 from common.workloads.generate.caches import Cache
 from common.workloads.train.adamw8 import BLOCK
 from common.workloads.train.build import build, padded_vocab_size
+from common.workloads.train.float8_product import E4M3, E5M2
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER as BEYOND
-from ladders.beyond.step15_float8 import E4M3, E5M2
 from ladders.compress import LADDER as COMPRESS
 from ladders.compress.step12_magnitude import SPARSITY
 from ladders.compress.step13_heads_and_neurons import SHARE

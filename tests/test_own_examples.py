@@ -8,6 +8,8 @@ import torch
 from common.accelerator.device import describe
 from common.engine.child import prober
 from common.engine.measure import measure
+from common.engine.records import Records
+from common.report.recommendation import ON, advice
 from common.workloads.own.check import check
 from common.workloads.own.inspect import look_at
 from common.workloads.own.recipe import OwnRecipe
@@ -57,3 +59,21 @@ def test_every_rung_that_applies_passes_and_acts(name, monkeypatch):
         probe = prober({"ladder": LADDER.address, "applied": numbers})
         told = measure(lambda s=session: s, settings, probe, lambda phase: None)
         assert all(map(math.isfinite, told["losses"]))
+
+
+def row(folder) -> str:
+    """Of the guide's table: the example, parameters, the machine, and what it should turn on."""
+    records = Records(folder / "records.jsonl").read()
+    about, machine = records[0]["baseline"]["about"], records[0]["machine"]
+    on = [f"{one.name} {one.gain}" for one in advice(records, LADDER) if one.kind == ON]
+    file = f"[{folder.name.removeprefix('own-')}.py]"
+    link = f"{file}(../results/{folder.parent.name}/{folder.name}/recommendation.md)"
+    cells = link, f"{about['parameters'] / 1e6:.1f} M", machine["instruction_set"], "; ".join(on)
+    return f"| {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("page", ["own_model.md", "own_model.ja.md"])
+def test_the_guide_says_what_each_example_should_turn_on(page):
+    text, folders = (PROJECT / "docs" / page).read_text(), sorted(PROJECT.glob("results/*/own-*"))
+    assert {folder.name.removeprefix("own-") for folder in folders} == EXAMPLES.keys()
+    assert [row(folder) for folder in folders if row(folder) not in text] == []

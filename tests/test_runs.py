@@ -155,11 +155,13 @@ def test_a_run_is_published_and_readme_follows(here, monkeypatch, capsys):
 
 
 def test_a_run_of_another_machine_is_not_published_over(here, refusal):
-    for device in ("One", "Another"):
-        machine = {"device_type": "cpu", "device": device, "cpus_allowed": 2}
-        write_records(here / device / "records.jsonl", fake_ladder(RATES, machine=machine))
-    said = refusal(publish.main, ["One/records.jsonl", "Another"])
-    assert "Another: holds a run of another device (Another, not One)" in said
+    machine = {"device_type": "cpu", "cpus_allowed": 2, "threads": 2}
+    for folder, device, units in (("One", "One", "A"), ("Another", "B", "A"), ("Old", "One", "C")):
+        own = machine | {"device": device, "instruction_set": units}
+        write_records(here / folder / "records.jsonl", fake_ladder(RATES, machine=own))
+    for folder, there in (("Another", "B (2 threads, A)"), ("Old", "One (2 threads, C)")):
+        said = refusal(publish.main, ["One/records.jsonl", folder])
+        assert f"holds a run of another device ({there}, not One (2 threads, A))" in said
     assert publish.usual_folder(Records(here / "One" / "records.jsonl").read()) == Path(
         "results/one-2-cores"
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.cli.readme import renew_tables
 from common.cli.runs import RESULTS, find_run, slug
 from common.engine.errors import UserError
+from common.engine.machine import device_text
 from common.engine.options import Parser, output_folder, writable_folder
 from common.engine.records import Records, as_records_of, is_file, sole_writer, write_atomically
 from common.report.comparison import read_run
@@ -18,7 +19,7 @@ from ladders import LADDERS, of_records
 
 FACTS = {  # that a folder's runs have in common
     "ladder": lambda record: record["ladder"],
-    "device": lambda record: record["machine"]["device"],
+    "device": lambda record: device_text(record["machine"]),
 }
 NOT_KEPT = {"html"}  # large, and made from the records at any time
 

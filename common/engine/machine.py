@@ -45,6 +45,14 @@ def machine_facts(device: DeviceFacts) -> dict:
     }
 
 
+def device_text(machine: dict) -> str:
+    """A record's device. A CPU with threads and vector units: processors of one name differ."""
+    if machine["device_type"] != "cpu":
+        return machine["device"]
+    units = [f"{machine['threads']} threads", machine.get("instruction_set")]
+    return f"{machine['device']} ({', '.join(filter(None, units))})"
+
+
 def version_facts() -> dict:
     """Of Python; whoever computes with a library adds its own."""
     return {"python": platform.python_version()}

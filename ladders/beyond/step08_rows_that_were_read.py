@@ -12,47 +12,15 @@ Expected: 3 % at GPT-2's size and one window of 256 tokens; less where a batch h
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor, nn
 
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.train.build import Run
+from common.workloads.train.embedding_gradient import Read
 from common.workloads.train.recipe import Recipe
 
 CHANGES = ("embedding",)
 NUMERICS = Numerics.ROUNDING
-
-
-@torch.library.custom_op("ladder::embedding_gradient", mutates_args=())
-def embedding_gradient(gradient: Tensor, ids: Tensor, rows: int) -> Tensor:
-    """Gradients (N, C) of what ids (N,) read, to that of the table, (rows, C)."""
-    read, place = ids.unique(return_inverse=True)
-    precise = torch.promote_types(gradient.dtype, torch.float32)
-    sums = gradient.new_zeros(len(read), gradient.shape[-1], dtype=precise)
-    sums.index_add_(0, place, gradient.to(precise))
-    table = gradient.new_zeros(rows, gradient.shape[-1])
-    table[read] = sums.to(table.dtype)
-    return table
-
-
-@embedding_gradient.register_fake
-def like_gradient(gradient, ids, rows):
-    return gradient.new_empty(rows, gradient.shape[-1])
-
-
-class Read(torch.autograd.Function):
-    """Rows of a table, (V, C), by ids, (B, T)."""
-
-    @staticmethod
-    def forward(ctx, table, ids):
-        ctx.save_for_backward(ids)
-        ctx.rows = len(table)
-        return table[ids]
-
-    @staticmethod
-    def backward(ctx, gradient):
-        (ids,) = ctx.saved_tensors
-        return embedding_gradient(gradient.flatten(0, 1), ids.flatten(), ctx.rows), None
 
 
 class Embedding(nn.Embedding):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from statistics import median
 
+from common.engine.machine import device_text
 from common.engine.metric import CSV, HIGHER, LOWER, Metric
 from common.workloads.train.metrics import OF_A_STEP, RESERVED, data_wait, measured, origin, taken
 
@@ -45,10 +46,9 @@ def compiled_before(records: list[dict]) -> str:
 def describe(records: list[dict]) -> str:
     """Device, model, and versions in one line."""
     first = records[0]
-    machine, about, recipe = first["machine"], first["baseline"]["about"], first["baseline"]
-    threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
+    about, recipe = first["baseline"]["about"], first["baseline"]
     return (
-        f"{machine['device']}{threads}, {name(first)}: {about['name']}, "
+        f"{device_text(first['machine'])}, {name(first)}: {about['name']}, "
         f"{about['parameters'] / 1e6:,.2f} M parameters, batch {recipe['batch_size']}, "
         f"torch {first['versions']['torch']}, {first['date']}"
     )

@@ -5,6 +5,7 @@ from statistics import mean, median
 from common.diagnose import rules
 from common.diagnose.finding import ALARM
 from common.diagnose.readings import Readings
+from common.engine.machine import device_text
 from common.engine.metric import BRIEF, CSV, HIGHER, LOWER, Metric
 
 
@@ -178,10 +179,9 @@ def describe(records: list[dict]) -> str:
 def described(records: list[dict], own: str) -> str:
     """The same with what else a workload tells of it."""
     first = records[0]
-    machine, shape = first["machine"], first["settings"]["shape"]
-    threads = f" ({machine['threads']} threads)" if machine["device_type"] == "cpu" else ""
+    shape = first["settings"]["shape"]
     return (
-        f"{machine['device']}{threads}, {shape['layers']} layers, {shape['heads']} heads, "
+        f"{device_text(first['machine'])}, {shape['layers']} layers, {shape['heads']} heads, "
         f"width {shape['emb_dim']}, context {shape['context']}, {own}, "
         f"torch {first['versions']['torch']}, {first['date']}"
     )
