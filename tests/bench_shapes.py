@@ -29,6 +29,7 @@ SHAPES = {  # layers, heads, width, context, windows in a step, and a budget
     "124m-1024-4": (12, 12, 768, 1024, 4, "25m"),
 }
 USUAL = "0,9,10"
+MORE = "9m"  # for rungs one by one, with the steps' baseline beside them
 
 
 def decided(rung):
@@ -45,7 +46,7 @@ def huge(recipe):
 
 def main(name: str, rungs: str = USUAL) -> None:
     object.__setattr__(LADDER, "rungs", tuple(map(decided, LADDER.rungs)))
-    if rungs == USUAL:
+    if usual := rungs == USUAL:
         object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest
     if name == "losses":
         own = f"--preset cpu --steps 200 --rounds 1 --validate --out {RUNS / 'beyond-losses'}"
@@ -53,9 +54,9 @@ def main(name: str, rungs: str = USUAL) -> None:
     *sizes, budget = SHAPES[name]
     options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
     shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
-    out = RUNS / f"beyond-{name}{'' if rungs == USUAL else '-rungs'}"
-    own = ["--only", rungs, "--budget", budget, "--preset", "cpu", "--out", str(out)]
-    run.main(["--ladder", "beyond", *shape, *own])
+    out = RUNS / (f"beyond-{name}" if usual else f"beyond-{name}-rungs")
+    own = ["--only", rungs, "--budget", budget if usual else MORE, "--out", str(out)]
+    run.main(["--ladder", "beyond", "--preset", "cpu", *shape, *own])
     print(row(name, Records(out / "records.jsonl").read()))
 
 

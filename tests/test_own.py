@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from common.accelerator.compiler import forget_graphs, from_cache
+from common.accelerator.compiler import compiled_graphs, forget_graphs, from_cache
 from common.accelerator.device import describe
 from common.cli import run as command
 from common.cli.planning import make_plan, parse
@@ -601,6 +601,37 @@ def test_what_the_compilers_cache_had_was_not_compiled_here(tmp_path, monkeypatc
         found.append(from_cache())
     forget_graphs()
     assert found == [False, True]
+
+
+def test_a_graph_compiled_twice_in_one_process_was_compiled_here(tmp_path, monkeypatch):
+    """A guard that fails at step 2, and then the same graph: found in the cache, but its own."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    text = """
+import torch
+from torch import nn
+class Net(nn.Linear):
+    calls = 0
+    def forward(self, x):
+        return super().forward(x if self.calls else x)
+def model(): return Net(3, 1)
+def batch(batch_size, device): return torch.randn(batch_size, 3, device=device)
+def loss(model, batch):
+    found = model(batch).square().mean()
+    model.calls = 1
+    return found
+"""
+    file = file_of(tmp_path, text=text)
+    about = look_at(file, "cpu", BATCH)
+    recipe = OwnRecipe(about=about, batch_size=BATCH, compile="whole")
+    found = []
+    for _ in range(2):
+        forget_graphs()
+        session = OwnSession(file, recipe, Settings(device="cpu", file=str(file.path)), CPU)
+        for _ in range(3):
+            session.step()
+        found.append((compiled_graphs()[0], session.from_cache))
+    forget_graphs()
+    assert found == [(2, False), (2, True)]
 
 
 def test_gains_alone_and_left_out_are_those_of_the_stair(plain):

@@ -33,6 +33,7 @@ class OwnSession(Session):
         self.run = build(user, recipe, device)
         self.run.optimizer.register_step_post_hook(self.count_update)
         self.updates, self.steps, self.data_wait_s = 0, 0, 0.0
+        self.from_cache = False  # whether the first step found a graph compiled
         self.losses: list[torch.Tensor] = []  # on the device
         self.memory = PeakMemory(device)
 
@@ -51,6 +52,8 @@ class OwnSession(Session):
         batch = fetch(self.run)
         self.data_wait_s += time.perf_counter() - asked
         self.losses.append(train_step(self.run, batch))
+        if not self.steps:  # later ones may compile a graph again that this one left in the cache
+            self.from_cache = from_cache()
         self.steps += 1
 
     def look(self) -> None:
@@ -113,7 +116,7 @@ class OwnSession(Session):
             "peak_allocated_gib": allocated,  # None: not counted on this device
             "peak_tensor_bytes": self.run.peak_bytes,
             "graph_breaks": self.run.breaks,
-            "from_cache": from_cache(),  # then the first step tells nothing of compiling
+            "from_cache": self.from_cache,  # then the first step tells nothing of compiling
         }
 
 
