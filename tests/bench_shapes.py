@@ -1,10 +1,10 @@
 """The beyond ladder at real shapes, what its rungs leave open decided in advance: no candidates.
 
-python -m tests.bench_shapes SHAPE [RUNGS]: into results/runs/beyond-SHAPE, and a row.
+python -m tests.bench_shapes SHAPE [RUNGS [PAGES]]: into results/runs/beyond-SHAPE, and a row.
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
-bfloat16, or float32 where the CPU multiplies that alone (rung 5), pages are huge (2), since kept
-ones take more memory than rung 0, chunks have 1,024 tokens (3).
+bfloat16, or float32 where the CPU multiplies that alone (rung 5), chunks have
+1,024 tokens (3). PAGES (2) are huge, which take no more memory than rung 0, or kept: faster.
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
@@ -32,20 +32,19 @@ USUAL = "0,9,10"
 MORE = "9m"  # for rungs one by one, with the steps' baseline beside them
 
 
-def decided(rung):
+def decided(rung, kind: str):
     if rung.module is step05_product_format:
         as_they_are = "decided: products stay as they are"
         return replace(rung, applies=lambda device, recipe: as_they_are)
     own = replace(rung, candidates=no_candidates)
-    return replace(own, apply=huge) if rung.module is step02_page_faults else own
+    if rung.module is not step02_page_faults:
+        return own
+    return replace(own, apply=lambda recipe: replace(recipe, environment=pages.CHOICES[kind]))
 
 
-def huge(recipe):
-    return replace(recipe, environment=pages.CHOICES[pages.HUGE])
-
-
-def main(name: str, rungs: str = USUAL) -> None:
-    object.__setattr__(LADDER, "rungs", tuple(map(decided, LADDER.rungs)))
+def main(name: str, rungs: str = USUAL, kind: str = "huge") -> None:
+    own = tuple(decided(rung, f"{kind} pages") for rung in LADDER.rungs)
+    object.__setattr__(LADDER, "rungs", own)
     if usual := rungs == USUAL:
         object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest
     if name == "losses":
@@ -54,7 +53,7 @@ def main(name: str, rungs: str = USUAL) -> None:
     *sizes, budget = SHAPES[name]
     options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
     shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
-    out = RUNS / (f"beyond-{name}" if usual else f"beyond-{name}-rungs")
+    out = RUNS / f"beyond-{name}{'' if usual else '-rungs'}{'' if kind == 'huge' else f'-{kind}'}"
     own = ["--only", rungs, "--budget", budget if usual else MORE, "--out", str(out)]
     run.main(["--ladder", "beyond", "--preset", "cpu", *shape, *own])
     print(row(name, Records(out / "records.jsonl").read()))
