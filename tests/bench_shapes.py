@@ -3,14 +3,17 @@
 python -m tests.bench_shapes SHAPE [RUNGS [PAGES]]: into results/runs/beyond-SHAPE, and a row.
 Rung 0 is the straightforward script: the ten steps at this batch, with the eager loss. RUNGS are 9,
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
-bfloat16, or float32 where the CPU multiplies that alone (rung 5), chunks have
-1,024 tokens (3). PAGES (2) are huge, which take no more memory than rung 0, or kept: faster.
+bfloat16, or float32 where the CPU multiplies that alone (rung 5; there attention stays
+fused, too: 7), chunks have 1,024 tokens (3). PAGES (2) are huge, which take no more memory than
+rung 0, or kept: faster.
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
 import math
 import sys
 from dataclasses import replace
+
+import torch
 
 from common.accelerator import pages
 from common.cli import run
@@ -19,7 +22,12 @@ from common.engine.gains import Gains
 from common.engine.ladder import no_candidates
 from common.engine.records import Records
 from common.report.frame import to_frame
-from ladders.beyond import LADDER, step02_page_faults, step05_product_format
+from ladders.beyond import (
+    LADDER,
+    step02_page_faults,
+    step05_product_format,
+    step07_blockwise_attention,
+)
 
 SHAPES = {  # layers, heads, width, context, windows in a step, and a budget
     "6x8x256": (6, 8, 256, 1024, 1, "6m"),
@@ -33,13 +41,20 @@ MORE = "9m"  # for rungs one by one, with the steps' baseline beside them
 
 
 def decided(rung, kind: str):
-    if rung.module is step05_product_format:
-        as_they_are = "decided: products stay as they are"
-        return replace(rung, applies=lambda device, recipe: as_they_are)
+    """The rung without candidates: what it would choose is chosen here."""
     own = replace(rung, candidates=no_candidates)
-    if rung.module is not step02_page_faults:
-        return own
-    return replace(own, apply=lambda recipe: replace(recipe, environment=pages.CHOICES[kind]))
+    if rung.module is step02_page_faults:
+        return replace(own, apply=lambda recipe: replace(recipe, environment=pages.CHOICES[kind]))
+    if rung.module is step05_product_format:
+        return replace(own, applies=lambda device, recipe: "decided: products stay as they are")
+    if rung.module is step07_blockwise_attention:
+        return replace(own, applies=lambda *given: fused(*given) or rung.applies(*given))
+    return own
+
+
+def fused(device, recipe) -> str | None:
+    in_float32 = "decided: in float32 the fused kernel is as fast, and keeps no weights"
+    return in_float32 if recipe.dtype is torch.float32 else None
 
 
 def main(name: str, rungs: str = USUAL, kind: str = "huge") -> None:
