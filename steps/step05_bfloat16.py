@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import torch
 
+from common.accelerator.device import missing_bf16
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.train.build import Run
 from common.workloads.train.recipe import Recipe
@@ -24,9 +25,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 
 
 def applies(device, recipe: Recipe) -> str | None:
-    if not device.native_bf16:  # torch.cuda.is_bf16_supported() says yes to emulation, too
-        return f"{device.name} has no bfloat16 arithmetic and would emulate it"
-    return None
+    return missing_bf16(device)
 
 
 def in_effect(run: Run) -> str:

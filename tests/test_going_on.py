@@ -309,7 +309,7 @@ def test_another_recipe_text_or_shape_is_one_sentence_that_says_what_differs(pla
     place.train("--max-steps", "1")
     said = place.refused("--max-steps", "2", name="01_opt_single_gpu")
     assert "step-000001 is of another recipe (" in said
-    assert "dtype torch.float32, not torch.bfloat16" in said
+    assert "fused_optimizer False, not True" in said
     assert "dropout 0.0, not 0.5" in place.refused("--max-steps", "2", "--dropout", "0.5")
     assert "another shape (layers 1, not 2)" in place.refused("--max-steps", "2", "--layers", "2")
     (place.folder / "text.txt").write_text("another text, of as many words or more " * 12)

@@ -10,7 +10,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
+from common.accelerator.device import describe
 from common.scripts import script, trainer
 from common.workloads.train.recipe import Recipe
 from steps import LADDER
@@ -89,6 +91,20 @@ def test_foot_and_top_train_and_hand_over_a_checkpoint_and_the_top_finds_its_bat
     loaded = check_output(top.stdout)
     assert float(loaded[0][3]) <= float(rows[-1][3]) + 0.02  # goes on from where the foot ended
     assert re.search(r"^batch \d+ \(the search ended at .+\)$", top.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_device_without_bfloat16_trains_in_float32(native, monkeypatch, capsys):
+    """Emulated, a product of this size takes a hundred times as long on a CPU."""
+    device = replace(describe("cpu"), native_bf16=native)
+    monkeypatch.setattr(script, "describe_in_child", lambda device_type: device)
+    monkeypatch.setattr("sys.argv", ["01", *TINY[:-1], "1"])
+    seen = []
+    monkeypatch.setattr(trainer.Trainer, "train", lambda self: seen.append(self.run.recipe.dtype))
+    script.main(replace(recipe_of(FOOT), dtype=torch.bfloat16), "the foot in 16 bits")
+    assert seen == [torch.bfloat16 if native else torch.float32]
+    said = f"training in float32: {device.name} has no bfloat16 arithmetic"
+    assert (said in capsys.readouterr().err) != native
 
 
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path, monkeypatch, capsys):

@@ -101,6 +101,13 @@ def bf16_in_hardware(vendor: str, properties) -> bool:
     return properties.has_subgroup_matrix_multiply_accumulate
 
 
+def missing_bf16(device: DeviceFacts) -> str | None:
+    """Why a device should not multiply bfloat16, or None. A CPU's emulation can take 100 times."""
+    if device.native_bf16:
+        return None
+    return f"{device.name} has no bfloat16 arithmetic and would emulate it"
+
+
 def _cpu_has_bf16() -> bool:
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()

@@ -5,8 +5,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from common.accelerator.compiler import missing_compiler, with_compile_cache
-from common.accelerator.device import describe_in_child, pick_type
+from common.accelerator.device import describe_in_child, missing_bf16, pick_type
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
 from common.scripts.finetuner import Finetuner, Methods, add_finetune_options, finetuned
@@ -76,6 +78,9 @@ def main(
         if recipe.compile and (reason := missing_compiler(device)):
             print(f"training without torch.compile: {reason}", file=sys.stderr)
             recipe = replace(recipe, compile=False)
+        if recipe.dtype is torch.bfloat16 and (reason := missing_bf16(device)):
+            print(f"training in float32: {reason}", file=sys.stderr)
+            recipe = replace(recipe, dtype=torch.float32)
         with processes.join(device_type, options) as world, outputs(options, world):
             try:
                 trainer(recipe, work, options, device, world).train()

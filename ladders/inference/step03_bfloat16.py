@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import torch
 
+from common.accelerator.device import missing_bf16
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import Run
@@ -23,9 +24,7 @@ NUMERICS = Numerics.LOWER_PRECISION
 
 
 def applies(device, recipe: GenerateRecipe) -> str | None:
-    if not device.native_bf16:
-        return f"{device.name} has no bfloat16 arithmetic and would emulate it"
-    return None
+    return missing_bf16(device)
 
 
 def in_effect(run: Run) -> str:
