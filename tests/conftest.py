@@ -44,6 +44,7 @@ def pytest_configure(config) -> None:
     """Of one of several pytest processes: keep to its share of the processors."""
     # threads that wait for each other sleep; by default they spin, and the others wait for them
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("LADDER_BFLOAT16", "emulated")  # the same rungs on every CPU
     if told := getattr(config, "workerinput", None):
         everything, number = side_by_side.processors(), int(told["workerid"].removeprefix("gw"))
         own = side_by_side.share(everything, number, told["workercount"])
