@@ -17,10 +17,13 @@ import psutil
 import pytest
 import torch
 
+from common.accelerator import device
+from common.accelerator.device import describe
 from common.cli import run as runner
 from common.engine import children
 from common.engine.climb import Climb
 from common.engine.errors import exit_on_user_error
+from common.engine.ladder import Ladder
 from common.engine.measure import measure
 from common.gpt.shape import Shape
 from common.workloads.train.session import TrainSession
@@ -44,7 +47,6 @@ def pytest_configure(config) -> None:
     """Of one of several pytest processes: keep to its share of the processors."""
     # threads that wait for each other sleep; by default they spin, and the others wait for them
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("LADDER_BFLOAT16", "emulated")  # the same rungs on every CPU
     if told := getattr(config, "workerinput", None):
         everything, number = side_by_side.processors(), int(told["workerid"].removeprefix("gw"))
         own = side_by_side.share(everything, number, told["workercount"])
@@ -111,6 +113,14 @@ def climb(*options: str, ceilings: bool = False, **environment: str) -> subproce
     return subprocess.CompletedProcess(options, status, said.getvalue(), errors.getvalue())
 
 
+@contextlib.contextmanager
+def bfloat16_emulated() -> Iterator[None]:
+    """What this process asks of the CPU, it is told, has bfloat16: slow without, and no other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "_cpu_has_bf16", lambda: True)
+        yield
+
+
 @pytest.fixture(scope="session")
 def whole_machine(request) -> Callable[[], AbstractContextManager]:
     """`with whole_machine():` no other test runs, and all processors are there.
@@ -173,10 +183,10 @@ def own_environment(tmp_path_factory):
 def tiny_ladder(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """The whole ladder at the tiny preset, measured once, compiled for real, for all threads."""
     out = tmp_path_factory.mktemp("ladder")
-    fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "2")
+    fixed = ("--preset", "tiny", "--device", "cpu", "--rounds", "1")
     command = (*STEPS_RUN, *fixed, "--json", "--out", str(out))
     threads = str(torch.get_num_threads())
-    # two minutes, where nothing else runs
+    # a minute and a half, where nothing else runs
     return out, run(*command, timeout=600, OMP_NUM_THREADS=threads)
 
 
@@ -191,6 +201,12 @@ def alone(tmp_path_factory) -> dict[int, str]:
     found = losses(done.stdout)
     assert len(found) == 8
     return found
+
+
+def not_on_this_cpu(ladder: Ladder, recipe) -> set[int]:
+    """The rungs that a real climb skips here: what a CPU has is not the same everywhere."""
+    numbers = {rung.number for rung in ladder.rungs}
+    return numbers - {*ladder.applicable(ladder.stair, recipe, describe("cpu"))}
 
 
 def measured(recipe, settings, probe=lambda run: {}, tell=lambda phase: None, **spoilt):

@@ -35,6 +35,7 @@ from ladders.environment import LADDER as ENVIRONMENT
 from ladders.environment import step02_threads, step03_bound_threads
 from ladders.finetune import LADDER as FINETUNE
 from ladders.inference import LADDER as INFERENCE
+from ladders.inference import step05_packed_weights
 from ladders.memory import LADDER as MEMORY
 from ladders.own import LADDER as OWN
 from steps import LADDER as STEPS
@@ -323,7 +324,7 @@ TABLES = {
 
 @pytest.fixture(autouse=True)
 def all_compilers(monkeypatch, tmp_path):
-    """A Linux machine with whatever torch.compile needs, wherever this test runs."""
+    """A Linux machine with whatever torch's compiler and oneDNN need, wherever this test runs."""
     (tmp_path / "Python.h").touch()
     find = importlib.util.find_spec
 
@@ -334,6 +335,7 @@ def all_compilers(monkeypatch, tmp_path):
     monkeypatch.setattr(shutil, "which", lambda name, *_: f"/usr/bin/{name}")
     monkeypatch.setattr(sysconfig, "get_path", lambda name, *_: str(tmp_path))
     monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(step05_packed_weights, "packs_bfloat16", lambda: True)
     for name in ("CC", "CXX", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     for module in (step02_threads, step03_bound_threads):
@@ -392,6 +394,12 @@ def test_the_tables_are_whole():
 def test_flash_attention_asks_for_device_format_and_dropout(name, recipe, words):
     reason = step07_flash_attention.applies(DEVICES[name], recipe)
     assert reason is None if words is None else words in reason
+
+
+def test_weights_are_packed_where_torch_can(monkeypatch):
+    monkeypatch.setattr(step05_packed_weights, "packs_bfloat16", lambda: False)
+    reason = step05_packed_weights.applies(DEVICES["cpu"], GenerateRecipe(dtype=torch.bfloat16))
+    assert "with AVX-512 only" in reason
 
 
 def test_no_reason_says_that_a_card_lacks_what_it_has():

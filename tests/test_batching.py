@@ -15,7 +15,7 @@ from common.workloads.generate.model import decode, likeliest
 from common.workloads.generate.session import build
 from common.workloads.generate.stream import Request, Schedule, Served, serve, stream
 from common.workloads.generate.stream_session import StreamSession, latencies, percentile
-from ladders.inference import LADDER
+from ladders.inference import LADDER, step05_packed_weights
 from ladders.inference import step14_batching as batching
 from ladders.inference import step15_static_batches as static
 from ladders.inference import step16_continuous_batching as continuous
@@ -325,8 +325,13 @@ def test_there_is_nothing_to_schedule_without_a_batch_and_a_stream():
     assert continuous.applies(None, recipe_of(batching)) == "there is no stream of requests"
 
 
-def test_a_cpu_does_not_compile_batches():
-    """Packed weights, which are the faster ones for eight rows, cannot be."""
+@pytest.mark.parametrize("packs", (True, False))
+def test_a_cpu_that_packs_weights_does_not_compile_batches(packs, monkeypatch):
+    """Packed ones, which are the faster ones for eight rows, cannot be."""
+    monkeypatch.setattr(step05_packed_weights, "packs_bfloat16", lambda: packs)
+    if not packs:
+        assert batching.candidates(HERE, recipe_at(8)) == {}
+        return
     offered = batching.candidates(HERE, recipe_at(8))
     assert [*offered] == ["bfloat16", "int4"]
     assert {(recipe.compile, recipe.requests) for recipe in offered.values()} == {(False, 8)}

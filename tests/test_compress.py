@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from common.accelerator.onednn import packs_bfloat16
 from common.engine.contract import DoesNotApply
 from common.engine.errors import UserError
 from common.engine.records import Records
 from common.gpt.text import Windows, read_text, read_tokens, split
 from common.workloads.compress import base as bases
-from common.workloads.compress import files, sensitivity
+from common.workloads.compress import files, integers, sensitivity
 from common.workloads.compress.calibration import Inputs, Statistics, inverse_factor
 from common.workloads.compress.check import SHAPE, small_base
 from common.workloads.compress.compressing import made
@@ -211,7 +212,7 @@ def test_an_untied_embedding_is_looked_up_and_multiplies_nothing(kind):
         assert model.head.table is None
     if kind is Plain:
         assert model.embedding.packed is None
-        assert model.head.weight is None
+        assert (model.head.packed is None, model.head.weight is None) == (not PACKS, PACKS)
 
 
 def test_biases_of_query_key_and_value_are_kept():
@@ -253,6 +254,7 @@ def test_a_cache_gives_the_same_logits():
 
 # -- formats --
 
+PACKS = packs_bfloat16()
 KINDS = (Plain, PerTensor, Asymmetric, PerChannel, Int4, Masked, TwoFour)
 
 
@@ -310,6 +312,18 @@ def test_integer_products_are_those_of_rounded_inputs():
     larger = layer(2 * x)  # than calibration saw: cut
     assert relative(larger, 2 * due) > 0.05
     assert issubclass(BothPerChannel, Int8Both)
+
+
+@pytest.mark.parametrize("multiplies", (True, False))
+def test_sums_of_the_largest_integers_are_not_cut(multiplies, monkeypatch):
+    """x86 without VNNI adds two products in 16 bits: there, another kernel is taken."""
+    fast = multiplies and integers.multiplies_int8()
+    monkeypatch.setattr(integers, "multiplies_int8", lambda: fast)
+    weight, x = torch.full((48, 64), 0.5), torch.full((20, 64), 2.0)
+    inputs = Inputs(x.amax(0), x.mean(0), x.T @ x)
+    layer = BothPerChannel(BothPerChannel.store(weight, IN_HALF, lambda: inputs), None, HALF)
+    assert (layer.operator == "onednn::qlinear_pointwise") == fast
+    assert relative(layer(x), x.double() @ weight.double().T) < 5e-3
 
 
 def test_two_of_four_are_kept_and_they_are_the_largest():

@@ -34,7 +34,7 @@ STUB = Launch(command=(sys.executable, "-S", str(Path(__file__).with_name("stub_
 PLAN = Plan(
     ladder=LADDER,
     baseline=baseline("tiny"),
-    device=describe("cpu"),
+    device=replace(describe("cpu"), native_bf16=True),  # the same rungs on every CPU
     settings=Settings(shape=PRESETS["tiny"].shape, device="cpu", steps=2, warmup=2),
     numbers=tuple(range(SEARCHES)),
     rounds=2,

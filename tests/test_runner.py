@@ -31,10 +31,12 @@ from tests.conftest import (
     climb,
     fake_record,
     last_json,
+    not_on_this_cpu,
     short_climb,
     width,
 )
 
+ABSENT, BFLOAT16 = not_on_this_cpu(LADDER, baseline("tiny")), 5
 # the step whose batch is found by search
 SEARCHES = 1 + next(n for n, rung in enumerate(LADDER.rungs) if "batch_size" in rung.changes)
 HANGS = 3  # the faulty rung that sleeps for ten minutes
@@ -124,11 +126,11 @@ def test_no_process_is_left_behind(faulty_climb):
 def test_records_hold_what_a_number_needs(tiny_ladder):
     records = Records(tiny_ladder[0] / "records.jsonl").read()
     top = next(record for record in records if record["rung"] == SEARCHES)
-    assert len(records) == 2 * (LADDER.top + 1) - 3  # n/a rungs say so once
+    assert len(records) == 2 * (LADDER.top + 1) - len(ABSENT)  # n/a rungs say so once
     assert len(top["measurement"]["step_s"]) == PRESETS["tiny"].steps
     assert top["versions"]["torch"]
     assert top["machine"]["cpu"]
-    assert top["recipe"]["dtype"] == "torch.bfloat16"
+    assert (top["recipe"]["dtype"] == "torch.bfloat16") == (BFLOAT16 not in ABSENT)
     assert top["recipe"]["attention"] == "steps.step07_flash_attention.FlashAttention"
     assert len(top["measurement"]["text_sha256"]) == 64
     assert "steps.run" in top["command"]
@@ -138,7 +140,11 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     out, done = tiny_ladder
     assert done.returncode == 0, done.stderr
     said = last_json(done)
-    assert (said["ok"], said["skipped"], said["failed"]) == (2 * (LADDER.top - 2), 3, 0)
+    assert (said["ok"], said["skipped"], said["failed"]) == (
+        2 * (LADDER.top + 1 - len(ABSENT)),
+        len(ABSENT),
+        0,
+    )
     records = {r["rung"]: r for r in Records(out / "records.jsonl").read() if r["round"] == 1}
     proof = {
         n: r["measurement"]["in_effect"].get(str(n))
@@ -148,7 +154,8 @@ def test_the_tiny_ladder_is_whole_and_proved(tiny_ladder):
     assert proof[7] == "flash"
     assert proof[8] == "1 graph, 0 breaks"
     assert proof[9] == "50,304 rows"
-    assert {records[n]["status"] for n in (2, 4, 11)} == {"skipped"}
+    assert ABSENT - {BFLOAT16} == {2, 4, 11}
+    assert {records[n]["status"] for n in ABSENT} == {"skipped"}
     found, below = records[SEARCHES], records[SEARCHES - 1]
     assert found["recipe"]["batch_size"] > below["recipe"]["batch_size"]
     assert found["note"].startswith("search ended")
@@ -166,7 +173,7 @@ def test_identical_tokens_give_identical_losses_where_declared_exact(tiny_ladder
     losses = {r["rung"]: r["measurement"].get("losses") for r in records}
     assert losses[0] == losses[1]
     assert losses[3] == pytest.approx(losses[1], rel=1e-5)
-    assert losses[5] == pytest.approx(losses[1], rel=0.01)
+    assert BFLOAT16 in ABSENT or losses[BFLOAT16] == pytest.approx(losses[1], rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_device_without_bfloat16_trains_in_float32(native, monkeypatch, capsys
     script.main(replace(recipe_of(FOOT), dtype=torch.bfloat16), "the foot in 16 bits")
     assert seen == [torch.bfloat16 if native else torch.float32]
     said = f"training in float32: {device.name} has no bfloat16 arithmetic"
-    assert (said in capsys.readouterr().err) != native
+    assert (said in capsys.readouterr().out) != native
 
 
 def test_a_slow_evaluation_does_not_move_the_rate(tmp_path, monkeypatch, capsys):

@@ -28,7 +28,7 @@ from tests import faulty, refusing
 from tests.conftest import short_climb
 
 STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_child.py")))
-CPU = describe("cpu")
+CPU = replace(describe("cpu"), native_bf16=True)  # all rungs are asked, on every CPU
 GPU = DeviceFacts(type="cuda", name="Card", vendor="nvidia", memory_gib=80, native_bf16=True,
                   capability=(9, 0))  # fmt: skip
 CHUNKED = "ladders.beyond.step03_chunked_head.ChunkedLoss"

@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,8 +109,6 @@ def missing_bf16(device: DeviceFacts) -> str | None:
 
 
 def _cpu_has_bf16() -> bool:
-    if os.environ.get("LADDER_BFLOAT16") == "emulated":  # the tests': slow, and the same numbers
-        return True
     if hasattr(torch.cpu, "get_capabilities"):
         has = torch.cpu.get_capabilities()
         return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "arm_bf16"))

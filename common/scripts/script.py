@@ -1,7 +1,6 @@
 """The command line of the three scripts."""
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,11 @@ import torch
 
 from common.accelerator.compiler import missing_compiler, with_compile_cache
 from common.accelerator.device import describe_in_child, missing_bf16, pick_type
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
 from common.scripts.finetuner import Finetuner, Methods, add_finetune_options, finetuned
-from common.scripts.outputs import outputs
+from common.scripts.outputs import outputs, tell
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.advice import in_gib
@@ -75,13 +75,11 @@ def main(
         if methods:
             recipe = finetuned(recipe, options, methods)
             trainer = Finetuner if options.finetune else Trainer
-        if recipe.compile and (reason := missing_compiler(device)):
-            print(f"training without torch.compile: {reason}", file=sys.stderr)
-            recipe = replace(recipe, compile=False)
-        if recipe.dtype is torch.bfloat16 and (reason := missing_bf16(device)):
-            print(f"training in float32: {reason}", file=sys.stderr)
-            recipe = replace(recipe, dtype=torch.float32)
+        recipe, notes = as_it_can(recipe, device)
         with processes.join(device_type, options) as world, outputs(options, world):
+            if world.rank == 0:
+                for note in notes:
+                    tell(note)
             try:
                 trainer(recipe, work, options, device, world).train()
             except Exception as error:
@@ -93,6 +91,18 @@ def main(
                 ) from error
             except KeyboardInterrupt:
                 raise SystemExit(130) from None
+
+
+def as_it_can(recipe: Recipe, device: DeviceFacts) -> tuple[Recipe, list[str]]:
+    """The recipe without what this device and machine lack, and a line for each that it is."""
+    notes = []
+    if recipe.compile and (reason := missing_compiler(device)):
+        notes.append(f"training without torch.compile: {reason}")
+        recipe = replace(recipe, compile=False)
+    if recipe.dtype is torch.bfloat16 and (reason := missing_bf16(device)):
+        notes.append(f"training in float32: {reason}")
+        recipe = replace(recipe, dtype=torch.float32)
+    return recipe, notes
 
 
 def smallest(recipe: Recipe, work: Chosen, device_type: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import torch
 
+from common.accelerator.onednn import packs_bfloat16
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.recipe import GenerateRecipe
@@ -42,7 +43,7 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
         return "its library reads weights as they are: packing is for CPUs"
     if recipe.dtype is not torch.bfloat16:
         return "it is for 16-bit products on a CPU (rung 3)"
-    return None if torch.backends.mkldnn.is_available() else "this torch is without oneDNN"
+    return None if packs_bfloat16() else "torch packs 16-bit weights with AVX-512 only"
 
 
 def in_effect(run: Run) -> str:

@@ -14,13 +14,11 @@ Expected: 3.4 times the tokens per second on a CPU, each 2.4 times as late; near
 
 from dataclasses import replace
 
-import torch
-
 from common.engine.contract import NotInEffect, Numerics
 from common.workloads.generate.linears import Linear
 from common.workloads.generate.recipe import GenerateRecipe
 from common.workloads.generate.session import Run, kernel_calls
-from ladders.inference import step08_compiled_step
+from ladders.inference import step05_packed_weights, step08_compiled_step
 from ladders.inference.step02_preallocated_cache import Preallocated
 from ladders.inference.step05_packed_weights import Packed
 
@@ -51,7 +49,7 @@ def apply(recipe: GenerateRecipe) -> GenerateRecipe:
 
 def candidates(device, recipe: GenerateRecipe) -> dict[str, GenerateRecipe]:
     """Packed bfloat16, the faster kernel from some rows on, and the format below."""
-    if device.type != "cpu" or recipe.dtype is not torch.bfloat16:
+    if step05_packed_weights.applies(device, recipe):
         return {}
     eager = replace(recipe, cache=Preallocated, compile=False, compile_mode="default")
     packed = replace(eager, linear=Packed, group=0)

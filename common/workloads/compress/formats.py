@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from common.accelerator.onednn import packs_bfloat16
 from common.workloads.compress.grids import Grid
 
 Tensors = Mapping[str, torch.Tensor]
@@ -87,7 +88,7 @@ class Plain(Format):
         super().__init__(bias, dtype)
         weight = self.dense(tensors).to(dtype)
         packs = multiplies and weight.device.type == "cpu" and dtype is torch.bfloat16
-        packs = packs and torch.backends.mkldnn.is_available()
+        packs = packs and packs_bfloat16()
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None) if packs else None
         self.register_buffer("packed", packed)
         self.register_buffer("weight", weight if reads or not packs else None)
