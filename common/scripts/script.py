@@ -12,7 +12,7 @@ from common.engine.device import DeviceFacts
 from common.engine.errors import UserError, exit_on_user_error, out_of_memory
 from common.engine.options import Parser, seconds, whole
 from common.scripts.finetuner import Finetuner, Methods, add_finetune_options, finetuned
-from common.scripts.outputs import outputs, tell
+from common.scripts.outputs import outputs
 from common.scripts.trainer import Trainer
 from common.scripts.world import Single
 from common.workloads.train.advice import in_gib
@@ -77,11 +77,11 @@ def main(
             trainer = Finetuner if options.finetune else Trainer
         recipe, notes = as_it_can(recipe, device)
         with processes.join(device_type, options) as world, outputs(options, world):
-            if world.rank == 0:
-                for note in notes:
-                    tell(note)
             try:
-                trainer(recipe, work, options, device, world).train()
+                one = trainer(recipe, work, options, device, world)
+                for note in notes:
+                    one.say(note)
+                one.train()
             except Exception as error:
                 if not out_of_memory(error):
                     raise
