@@ -1,5 +1,6 @@
 """How a run ends: in sentences that are so, with a command that can be typed; and the time left."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,8 @@ from common.cli.time_left import TimeLeft
 from common.engine.plan import Turns
 from common.engine.records import Records
 from common.report.ending import COMMAND, again, ending, headline
+from common.report.frame import to_frame
+from common.report.page_facts import sentence
 from common.workloads.train.workload import TRAINING
 from tests.conftest import PROJECT, fake_ladder
 from tests.packing import LADDER as PACKING
@@ -39,6 +42,17 @@ def test_many_makers_are_not_all_named():
 def test_no_gain_is_said_to_be_none():
     assert headline(UNTOLD, TRAINING).startswith("No gain in tok/s over the base")
     assert headline(of({0: 100}), TRAINING) == "No rung over the baseline was measured"
+
+
+def test_a_ladder_on_another_is_over_its_own_foot_where_nothing_below_was_measured():
+    records = of({0: 100, 2: 150}, under=["steps 1", "steps 3"])
+    assert headline(records, TRAINING) == "1.50 times rung 0's tok/s"
+    (foot, top) = to_frame(records, TRAINING).to_dict("records")
+    assert foot["x_base"] is None or math.isnan(foot["x_base"])
+    assert top["x_base"] == pytest.approx(1.5)
+    assert "rung 0の 1.50 倍" in sentence(to_frame(records, TRAINING), TRAINING)
+    below = of({-1: 50}, applied=[])
+    assert headline(below + records, TRAINING).startswith("3.0 times the baseline's")
 
 
 def test_a_branch_is_made_by_what_it_stands_on():

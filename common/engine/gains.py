@@ -134,8 +134,16 @@ class Gains:
         """Each rung's gains over what it was added to."""
         return _some({n: self.ratio(key, key[:-1]) for n, key in self.rungs.items() if key})
 
+    @cached_property
+    def baseline(self) -> tuple:
+        """The recipe without rungs of any ladder; where a ladder stands on another and that was not
+        measured, its own foot.
+        """
+        return () if () in self.rungs.values() else self.rungs.get(0, ())
+
     def over_baseline(self) -> dict[int, list[Part]]:
-        return _some({n: self.ratio(key, ()) for n, key in self.rungs.items() if key})
+        above = {n: key for n, key in self.rungs.items() if len(key) > len(self.baseline)}
+        return _some({n: self.ratio(key, self.baseline) for n, key in above.items()})
 
     def twin(self) -> tuple[int, list[Part]] | None:
         """The rung that was measured twice, and the gains of the one over the other."""
@@ -187,12 +195,12 @@ class Gains:
     def undecided(self, resolution: float) -> set[tuple]:
         """What was applied in rungs of which a gain is neither told nor known so closely."""
         found = set()
-        for groups, below in ((self.over_below(), slice(-1)), (self.over_baseline(), slice(0))):
+        for groups, is_over_base in ((self.over_below(), False), (self.over_baseline(), True)):
             for number, estimate in self.told(groups).items():
                 known = stats.smallest(estimate) <= resolution  # not so of NaN
                 if not estimate.told and not known:
                     key = self.rungs[number]
-                    found |= {key, key[below]}
+                    found |= {key, self.baseline if is_over_base else key[:-1]}
         return found
 
 

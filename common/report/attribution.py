@@ -39,7 +39,7 @@ def to_attribution(records: list[dict], workload: Workload) -> pd.DataFrame:
             if values and told["status"] != SKIPPED:
                 groups[number, kind] = values
             else:
-                missing[number, kind] = why(told)
+                missing[number, kind] = why(told) if told["status"] != "ok" else "not measured"
     found, verdicts = gains.estimates(groups), gains.verdicts(groups)
     rows = []
     for number in sorted(n for n in ladder if n):

@@ -23,25 +23,25 @@ MOST = 0.85  # of the whole gain, as a logarithm: whoever made so much of it "di
 
 def headline(records: list[dict], workload: Workload) -> str:
     """The result in one sentence: how many times the baseline, and which rungs did it."""
-    rows = to_frame(records, workload).to_dict("records")
-    best = summit(rows)
+    frame = to_frame(records, workload)
+    rows, title = frame.to_dict("records"), workload.headline.title
+    best, foot = summit(rows), frame.attrs["foot"] or "the baseline"
     if best is None:
-        return "No rung over the baseline was measured"
-    times, title = best["x_base"], workload.headline.title
+        return f"No rung over {foot} was measured"
+    times = multiple(best["x_base"], workload, foot)
     if best["verdict_base"] == UNJUDGED:
-        return f"{multiple(times, workload)}, not judged"
+        return f"{times}, not judged"
     if workload.headline.noise != EXACT and is_open(best["verdict_base"]):
-        told = bound(best["verdict_base"])
-        return f"No gain in {title} over the baseline was told ({told})"
-    return f"{multiple(times, workload)}{makers(under(rows, best), best) or by(rows, best)}"
+        return f"No gain in {title} over {foot} was told ({bound(best['verdict_base'])})"
+    return f"{times}{makers(under(rows, best), best) or by(rows, best)}"
 
 
-def multiple(times: float, workload: Workload) -> str:
+def multiple(times: float, workload: Workload, foot: str) -> str:
     """ "3.1 times the baseline's tok/s", or what it was divided by where less is better."""
     title, figure = workload.headline.title, f"{times:.{1 if round(times, 2) >= 2 else 2}f}"
     if workload.headline.better == LOWER:
-        return f"The baseline's {title}, divided by {figure}"
-    return f"{figure} times the baseline's {title}"
+        return f"{foot[0].upper()}{foot[1:]}'s {title}, divided by {figure}"
+    return f"{figure} times {foot}'s {title}"
 
 
 def summit(rows: list[dict]) -> dict | None:

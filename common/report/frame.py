@@ -29,8 +29,9 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
     """One row per rung; what was not measured is missing, never 0.
 
     The headline is the median of the rounds. `x_prev` is the gain over the rung that this one was
-    added to and `x_base` over the baseline, without rungs of any ladder, above 1 where the rung is
-    better, and missing where the other was not measured. Bounds are of 95 % intervals; a verdict is
+    added to and `x_base` over the baseline (Gains.baseline), above 1 where the rung is better, and
+    missing where the other was not measured. `attrs["foot"]`: what the baseline is called,
+    where it has rungs of another ladder. Bounds are of 95 % intervals; a verdict is
     judged for all rungs together. `smallest_gain`: see stats.smallest, of the gain over the rung
     below, as a share.
     """
@@ -64,7 +65,9 @@ def to_frame(records: list[dict], workload: Workload) -> pd.DataFrame:
             found = metric.derive(rows)
             for row in rows:
                 row[metric.name] = found.get(row["rung"])
-    return pd.DataFrame(rows, columns=columns(workload))
+    frame = pd.DataFrame(rows, columns=columns(workload))
+    frame.attrs["foot"] = "rung 0" if gains.baseline else ""
+    return frame
 
 
 def _bounds(name: str, found: stats.Estimate) -> dict[str, float]:

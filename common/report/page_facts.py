@@ -25,14 +25,16 @@ def present(value) -> bool:
 def sentence(frame: pd.DataFrame, workload: Workload) -> str:
     """The outcome in one Japanese sentence, as `ending.headline` has it in English."""
     rows, headline = frame.to_dict("records"), workload.headline
-    best = ending.summit(rows)
+    best, foot = ending.summit(rows), frame.attrs["foot"] or "ベースライン"
     if best is None:
-        return OUTCOME["none"]
+        return OUTCOME["none"].format(foot=foot)
     if headline.noise != EXACT and is_open(best["verdict_base"]):
-        return OUTCOME["open"].format(what=headline.title, said=said(best["verdict_base"], "ja"))
+        return OUTCOME["open"].format(
+            foot=foot, what=headline.title, said=said(best["verdict_base"], "ja")
+        )
     times = f"{best['x_base']:.{1 if round(best['x_base'], 2) >= 2 else 2}f}"
     kind = "over_lower" if headline.better == LOWER else "over"
-    text = OUTCOME[kind].format(times=times, what=headline.title)
+    text = OUTCOME[kind].format(times=times, what=headline.title, foot=foot)
     stands_on = ending.under(rows, best)
     made = sorted(ending.told(stands_on, up=True), key=lambda row: -row["x_prev"])
     names = "、".join(f"{r['name']} x{r['x_prev']:.2f}" for r in made[: ending.MOST_NAMED])

@@ -196,10 +196,10 @@ JA = {
 }
 WORDS = MappingProxyType({"en": EN, "ja": JA})
 OUTCOME = {  # in Japanese; ending.py has it in English
-    "none": "ベースラインより上の段は計測できませんでした",
-    "open": "ベースラインとの {what} の差があるとは言えません（{said}）",
-    "over": "ベースラインの {times} 倍の {what}",
-    "over_lower": "{what} はベースラインの {times} 分の 1",
+    "none": "{foot}より上の段は計測できませんでした",
+    "open": "{foot}との {what} の差があるとは言えません（{said}）",
+    "over": "{foot}の {times} 倍の {what}",
+    "over_lower": "{what} は{foot}の {times} 分の 1",
     "by": "{text}（{names}）",
     "mostly": "{text}（主な要因は {names}）",
 }
