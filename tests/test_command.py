@@ -199,6 +199,8 @@ def test_the_report_says_how_little_is_known(climbed):
     assert width(said) <= 80
     page = (out / "ladder.md").read_text()
     assert "the rate is its lines per second" in page and "pacing_script.py" in page
+    machine = records[0]["machine"]
+    assert page.startswith(f"# {machine['device']} ({machine['cpus_allowed']} cores, ")
     counts = json.loads(said.splitlines()[-1])
     assert (counts["ok"], counts["skipped"] + counts["failed"]) == (2, 3)
     settings = records[0]["settings"]

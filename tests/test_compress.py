@@ -323,7 +323,8 @@ def test_sums_of_the_largest_integers_are_not_cut(multiplies, monkeypatch):
     inputs = Inputs(x.amax(0), x.mean(0), x.T @ x)
     layer = BothPerChannel(BothPerChannel.store(weight, IN_HALF, lambda: inputs), None, HALF)
     assert (layer.operator == "onednn::qlinear_pointwise") == fast
-    assert relative(layer(x), x.double() @ weight.double().T) < 5e-3
+    for rows in (x, x[:1]):
+        assert relative(layer(rows), rows.double() @ weight.double().T) < 5e-3
 
 
 def test_two_of_four_are_kept_and_they_are_the_largest():

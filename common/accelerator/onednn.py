@@ -32,7 +32,7 @@ def multiplies_int8() -> bool:
         return False
     if platform.machine() not in ("x86_64", "AMD64"):
         return True
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.12
+    if not hasattr(torch.cpu, "get_capabilities"):  # an older torch
         return torch.cpu._is_vnni_supported()
     has = torch.cpu.get_capabilities()
     return any(has.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))

@@ -46,10 +46,14 @@ def machine_facts(device: DeviceFacts) -> dict:
 
 
 def device_text(machine: dict) -> str:
-    """A record's device. A CPU with threads and vector units: processors of one name differ."""
+    """A record's device. A CPU with threads, or its cores where nobody said how many are at work,
+    and vector units: processors of one name differ.
+    """
     if machine["device_type"] != "cpu":
         return machine["device"]
-    units = [f"{machine['threads']} threads", machine.get("instruction_set")]
+    threads = machine.get("threads")
+    many = f"{threads} threads" if threads else f"{machine['cpus_allowed']} cores"
+    units = [many, machine.get("instruction_set")]
     return f"{machine['device']} ({', '.join(filter(None, units))})"
 
 

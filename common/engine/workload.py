@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.engine.device import DeviceFacts, host_facts
-from common.engine.machine import PROJECT, machine_facts, version_facts
+from common.engine.machine import PROJECT, device_text, machine_facts, version_facts
 from common.engine.metric import LOWER, SEEDS, Metric
 from common.engine.session import Session, Settings
 
@@ -106,7 +106,7 @@ class Workload:
 
     def describe(self, records: list[dict]) -> str:
         """What was measured on what, in one line."""
-        return f"{records[0]['machine']['device']}, {records[0]['date']}"
+        return f"{device_text(records[0]['machine'])}, {records[0]['date']}"
 
     def notes(self, records: list[dict]) -> str:
         """How it was measured, in one line."""

@@ -43,7 +43,7 @@ def applies(device, recipe: GenerateRecipe) -> str | None:
         return "its library reads weights as they are: packing is for CPUs"
     if recipe.dtype is not torch.bfloat16:
         return "it is for 16-bit products on a CPU (rung 3)"
-    return None if packs_bfloat16() else "torch packs 16-bit weights with AVX-512 only"
+    return None if packs_bfloat16() else "torch packs 16-bit weights with AVX-512 only, on x86"
 
 
 def in_effect(run: Run) -> str:

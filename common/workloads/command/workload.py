@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from common.engine.contract import NotEquivalent, Numerics
+from common.engine.device import DeviceFacts
 from common.engine.errors import UserError
 from common.engine.job import Against
 from common.engine.options import seconds, whole
@@ -60,6 +61,13 @@ class Commands(Workload):
         add("--warmup", type=whole(2, 10**6), default=5, metavar="N", help=before)
         wait = "for each line; default: 60"
         add("--patience", type=seconds, default=60.0, metavar="SECONDS", help=wait)
+
+    def facts(self, device: DeviceFacts) -> dict:
+        import torch  # as `plan` did
+
+        facts = super().facts(device)
+        facts["machine"]["instruction_set"] = torch.backends.cpu.get_cpu_capability()
+        return facts
 
     def plan(self, options: Namespace) -> Planned:
         from common.accelerator.device import describe_in_child, pick_type  # imports torch

@@ -98,7 +98,8 @@ class Int8Both(Int8):
 
     def multiply(self, rows):
         whole = quantised_inputs(rows, self.input_scale).to(torch.int8)
-        whole = F.pad(whole, (0, 0, 0, max(0, self.least_rows - len(rows))))
+        if rows.is_cuda:
+            whole = F.pad(whole, (0, 0, 0, max(0, self.least_rows - len(rows))))
         product = torch._int_mm(whole, self.codes.t())[: len(rows)]
         return (product * self.scales).to(self.dtype)
 
