@@ -50,7 +50,8 @@ def ladder_figure(frame: pd.DataFrame, records: list[dict], workload: Workload):
     gains = [gain(row["x_prev"], row["verdict"]) * bool(workload.headline.better) for row in rows]
     stacked = {metric.name for metrics in stacks.values() for metric in metrics}
     alone = [metric for metric in workload.shown(BRIEF) if metric.name not in stacked]
-    widths = (4, *[0.95] * any(gains), *[1.5] * len(alone), *[2.5] * len(stacks))
+    column = 0.95 if len(alone) < 2 else 1.15  # more panels are narrower, its title is not
+    widths = (4, *[column] * any(gains), *[1.5] * len(alone), *[2.5] * len(stacks))
     figure, panels = canvas(ROW * len(rows) + 1.7, widths, sharey=True)
     main, *others = panels
     reasons = draw_headline(main, rows, workload.headline)
