@@ -14,6 +14,7 @@ from common.engine.workload import Workload
 from common.report.frame import to_frame
 from common.report.tables import bound, control, gain, is_stair
 
+BASELINE = "the baseline"
 MOST_NAMED = 3  # rungs that a headline names
 FAINT = 0.005  # a gain that two digits do not show
 ENOUGH = 0.01  # a gain that is smaller need not be told, where nobody said how closely to look
@@ -25,7 +26,7 @@ def headline(records: list[dict], workload: Workload) -> str:
     """The result in one sentence: how many times the baseline, and which rungs did it."""
     frame = to_frame(records, workload)
     rows, title = frame.to_dict("records"), workload.headline.title
-    best, foot = summit(rows), frame.attrs["foot"] or "the baseline"
+    best, foot = summit(rows), frame.attrs["foot"] or BASELINE
     if best is None:
         return f"No rung over {foot} was measured"
     times = multiple(best["x_base"], workload, foot)

@@ -12,10 +12,10 @@ from common.engine.standing import DONE, FAILED, LEFT_OUT, REFUSED, WAITING, Sta
 from common.engine.stats import UNJUDGED
 from common.report import page, page_facts
 from common.report.choice import Choice, Gain, Turned
-from common.report.ending import multiple
+from common.report.ending import BASELINE, multiple
 from common.report.overview_words import WORDS
 from common.report.page_lesson import gate, lesson, rung_of, shorter
-from common.report.page_words import EN, OUTCOME, said
+from common.report.page_words import BASELINE_JA, EN, OUTCOME, said
 from common.report.tables import device_type, in_words
 from common.report.tables import gain as gain_text
 
@@ -154,12 +154,15 @@ class Part:
         if not self.figure:
             return ""
         times, headline = self.choice.total.times, self.headline
+        foot = self.choice.frame.attrs["foot"]
         if self.lang == EN["lang"]:
-            text = multiple(times, self.of.ladder.workload)
+            text = multiple(times, self.of.ladder.workload, foot or BASELINE)
         else:
             kind = "over_lower" if headline.better == LOWER else "over"
             digits = 1 if round(times, 2) >= 2 else 2
-            text = OUTCOME[kind].format(times=f"{times:.{digits}f}", what=headline.title)
+            text = OUTCOME[kind].format(
+                times=f"{times:.{digits}f}", what=headline.title, foot=foot or BASELINE_JA
+            )
         record = self.choice.record(self.choice.on[-1].row)
         if len(stack(record)) == 1:
             return text

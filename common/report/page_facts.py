@@ -14,7 +14,7 @@ from common.engine.rungs import REFERENCE, shown, stack, why
 from common.engine.stats import is_open
 from common.engine.workload import Workload
 from common.report import ending
-from common.report.page_words import OUTCOME, said
+from common.report.page_words import BASELINE_JA, OUTCOME, said
 from common.report.tables import bound, control, device_type, gain, is_stair, spread
 
 
@@ -25,7 +25,7 @@ def present(value) -> bool:
 def sentence(frame: pd.DataFrame, workload: Workload) -> str:
     """The outcome in one Japanese sentence, as `ending.headline` has it in English."""
     rows, headline = frame.to_dict("records"), workload.headline
-    best, foot = ending.summit(rows), frame.attrs["foot"] or "ベースライン"
+    best, foot = ending.summit(rows), frame.attrs["foot"] or BASELINE_JA
     if best is None:
         return OUTCOME["none"].format(foot=foot)
     if headline.noise != EXACT and is_open(best["verdict_base"]):

@@ -195,6 +195,7 @@ JA = {
     "not_measured": "計測なし",
 }
 WORDS = MappingProxyType({"en": EN, "ja": JA})
+BASELINE_JA = "ベースライン"
 OUTCOME = {  # in Japanese; ending.py has it in English
     "none": "{foot}より上の段は計測できませんでした",
     "open": "{foot}との {what} の差があるとは言えません（{said}）",
