@@ -7,7 +7,7 @@ Why smaller: no smaller; a prompt's products are bound by arithmetic, and a CPU 
 multiplies 8-bit integers at twice bfloat16's rate or more. Rung 4's kernel is for few rows.
 Cost: larger inputs than calibration saw are cut; an outlier of one channel coarsens all others.
 When not: for one token at a time, which is bound by bytes (rungs 4 and 5); on x86 without VNNI,
-where oneDNN cuts large sums and torch's exact product takes ten times as long as float32's.
+where oneDNN cuts large sums and torch's exact product is slower than float32's (LOG.md).
 Source: Dettmers et al. 2022, LLM.int8(), arXiv:2208.07339 (outliers); oneDNN's int8
 products, torch._int_mm on GPUs.
 Expected: prefill 1.5 times bfloat16's with VNNI.
