@@ -5,7 +5,8 @@ Rung 0 is the straightforward script: the ten steps at this batch, with the eage
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
 bfloat16, or float32 where the CPU multiplies that alone (rung 5), chunks have 1,024 tokens (3).
 Attention stays fused (7) where weights that are kept would take more memory than rung 0: in float32
-at 124m-1024. PAGES (2) are kept: the fastest; or huge.
+at 124m-1024. PAGES (2) are "tcmalloc" where the system has it, "huge pages" elsewhere, or those
+given: neither takes more memory than rung 0, which "kept pages" may.
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 
@@ -44,7 +45,7 @@ def decided(rung, kind: str, name: str):
     """The rung without candidates: what it would choose is chosen here."""
     own = replace(rung, candidates=no_candidates)
     if rung.module is step02_page_faults:
-        return replace(own, apply=lambda recipe: replace(recipe, environment=pages.CHOICES[kind]))
+        return replace(own, apply=lambda recipe: replace(recipe, environment=pages.choices()[kind]))
     if rung.module is step05_product_format:
         return replace(own, applies=lambda device, recipe: "decided: products stay as they are")
     if rung.module is step07_blockwise_attention and name == "124m-1024":
@@ -57,8 +58,9 @@ def fused(device, recipe) -> str | None:
     return in_float32 if recipe.dtype is torch.float32 else None
 
 
-def main(name: str, rungs: str = USUAL, kind: str = "kept") -> None:
-    own = tuple(decided(rung, f"{kind} pages", name) for rung in LADDER.rungs)
+def main(name: str, rungs: str = USUAL, kind: str = "") -> None:
+    *_, usual_kind = pages.choices()
+    own = tuple(decided(rung, kind or usual_kind, name) for rung in LADDER.rungs)
     object.__setattr__(LADDER, "rungs", own)
     if usual := rungs == USUAL:
         object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest
@@ -68,7 +70,7 @@ def main(name: str, rungs: str = USUAL, kind: str = "kept") -> None:
     *sizes, budget = SHAPES[name]
     options = ("--layers", "--heads", "--emb-dim", "--context", "--batch-size")
     shape = [str(one) for pair in zip(options, sizes, strict=True) for one in pair]
-    out = RUNS / f"beyond-{name}{'' if usual else '-rungs'}{'' if kind == 'kept' else f'-{kind}'}"
+    out = RUNS / "-".join(["beyond", name, *([] if usual else ["rungs"]), *kind.split()])
     own = ["--only", rungs, "--budget", budget if usual else MORE, "--out", str(out)]
     run.main(["--ladder", "beyond", "--preset", "cpu", *shape, *own])
     print(row(name, Records(out / "records.jsonl").read()))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import fields, replace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch._inductor.cpp_builder import get_cpp_compiler
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend as Kernel
 
@@ -267,18 +269,50 @@ def test_what_a_rung_leaves_open_is_measured_recorded_and_carried_up(tmp_path, m
     assert above["candidates"] == {}
 
 
-def test_settings_reach_the_process_before_it_starts():
+@pytest.fixture
+def installed(monkeypatch):
+    """Says which libraries a system has, by name."""
+
+    def say(**found: str) -> None:
+        pages.choices.cache_clear()
+        monkeypatch.setattr(pages, "find_library", found.get)
+
+    yield say
+    pages.choices.cache_clear()
+
+
+def started_with(recipe: Recipe) -> process.Outcome:
+    """Of a process whose memory comes as the recipe says."""
     number = next(rung.number for rung in LADDER.rungs if rung.module is page_faults)
     job = Job(
         workload=TRAINING,
         ladder=LADDER.address,
         applied=(number,),
-        recipe=page_faults.apply(baseline("tiny")),
+        recipe=recipe,
         settings=Settings(shape=PRESETS["tiny"].shape, device="cpu"),
     )
-    outcome = process.run_job(job, 60.0)
+    return process.run_job(job, 60.0)
+
+
+def test_settings_reach_the_process_before_it_starts():
+    outcome = started_with(page_faults.apply(baseline("tiny")))
     assert outcome.status == "ok", outcome.log
-    assert outcome.measurement["in_effect"] == {str(number): "kept pages"}
+    assert [*outcome.measurement["in_effect"].values()] == ["kept pages"]
+
+
+@pytest.mark.parametrize("name", ["libtcmalloc.so", "libother.so"])
+def test_another_allocator_is_there_from_the_start_or_refused(tmp_path, installed, name):
+    """One without functions takes its place: what is proven is that the process has loaded it."""
+    library = tmp_path / name
+    subprocess.run(
+        [get_cpp_compiler(), "-shared", "-o", library, "-x", "c", "/dev/null"], check=True
+    )
+    installed(tcmalloc=str(library))
+    outcome = started_with(page_faults.candidates(describe("cpu"), baseline("tiny"))["tcmalloc"])
+    if name == "libother.so":
+        assert "started without tcmalloc" in outcome.reason
+    else:
+        assert [*outcome.measurement["in_effect"].values()] == ["tcmalloc"]
 
 
 @pytest.mark.skipif(
@@ -394,9 +428,12 @@ def test_expandable_segments_are_seen_in_the_allocators_snapshot():
         pages.expandable_segments([fixed])
 
 
-def test_on_cuda_there_is_nothing_to_choose_for_page_faults():
+def test_on_cuda_there_is_nothing_to_choose_for_page_faults(installed):
     cpu = describe("cpu")
+    installed()
     assert set(page_faults.candidates(cpu, FOOT)) == {"kept pages", "huge pages"}
+    installed(tcmalloc_minimal="libtcmalloc_minimal.so.4")
+    assert set(page_faults.candidates(cpu, FOOT)) == {"kept pages", "huge pages", "tcmalloc"}
     assert page_faults.candidates(H100, FOOT) == {}
     assert "PYTORCH_ALLOC_CONF=expandable_segments:True" in page_faults.apply(FOOT).environment
 

@@ -125,8 +125,9 @@ def give_back(device: torch.device) -> None:
     """Return what an allocator holds and no tensor uses, so that no later peak includes it."""
     empty_cache(device)
     if device.type == "cpu" and sys.platform == "linux":  # where pages are kept, this asks for them
-        with contextlib.suppress(AttributeError):  # a C library other than glibc
-            ctypes.CDLL(None).malloc_trim(0)
+        for name, given in (("malloc_trim", [0]), ("MallocExtension_ReleaseFreeMemory", [])):
+            with contextlib.suppress(AttributeError):  # glibc's or tcmalloc's, where it is there
+                getattr(ctypes.CDLL(None), name)(*given)
 
 
 def empty_cache(device: torch.device) -> None:

@@ -3,16 +3,18 @@
 import os
 import re
 import sys
+from ctypes.util import find_library
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from common.engine.contract import NotInEffect
 
-HUGE = "huge pages"
-CHOICES = {  # of glibc's allocator; huge pages need a system that gives them
-    "kept pages": (  # never map a tensor by itself, never give the heap's end back
+KEPT, HUGE, TCMALLOC = "kept pages", "huge pages", "tcmalloc"
+GLIBC = {  # huge pages need a system that gives them
+    KEPT: (  # never map a tensor by itself, never give the heap's end back
         "MALLOC_MMAP_THRESHOLD_=4294967296",
         "MALLOC_TRIM_THRESHOLD_=17179869184",
         "MALLOC_TOP_PAD_=268435456",  # and grow the heap by 256 MiB
@@ -31,17 +33,26 @@ def missing(device) -> str | None:
     return None
 
 
+@cache
+def choices() -> dict[str, tuple[str, ...]]:
+    """A CPU's: how glibc can get memory, and another allocator in its place, if it is installed."""
+    library = find_library("tcmalloc_minimal") or find_library("tcmalloc")
+    if library is None:
+        return GLIBC
+    return GLIBC | {TCMALLOC: (f"LD_PRELOAD={library}", "TCMALLOC_RELEASE_RATE=0")}
+
+
 def candidates(device, recipe) -> dict:
     """The choices for a CPU, each a recipe with its `environment`; elsewhere there is nothing to
     choose."""
     if device.type != "cpu":
         return {}
-    return {label: replace(recipe, environment=own + CUDA) for label, own in CHOICES.items()}
+    return {label: replace(recipe, environment=own + CUDA) for label, own in choices().items()}
 
 
 def usual(recipe):
     """Settings for either: CUDA's allocator and glibc's each read their own."""
-    return replace(recipe, environment=CHOICES["kept pages"] + CUDA)
+    return replace(recipe, environment=GLIBC[KEPT] + CUDA)
 
 
 def seen(environment: tuple[str, ...], device_type: str) -> str:
@@ -52,8 +63,13 @@ def seen(environment: tuple[str, ...], device_type: str) -> str:
             raise NotInEffect(f"{name} was not set before the process started")
     if device_type != "cpu":
         return expandable_segments(torch.cuda.memory_snapshot())
-    label = next(k for k, v in CHOICES.items() if set(v) <= set(environment))
-    return f"{huge_mib():.0f} MiB huge" if label == HUGE else label
+    if set(GLIBC[HUGE]) <= set(environment):
+        return f"{huge_mib():.0f} MiB huge"
+    if "LD_PRELOAD" not in dict(setting.split("=", 1) for setting in environment):
+        return KEPT
+    if TCMALLOC not in Path("/proc/self/maps").read_text():
+        raise NotInEffect("the process started without tcmalloc")
+    return TCMALLOC
 
 
 def expandable_segments(snapshot: list[dict]) -> str:
