@@ -5,7 +5,7 @@ Rung 0 is the straightforward script: the ten steps at this batch, with the eage
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
 bfloat16, or float32 where the CPU multiplies that alone (rung 5), chunks have 1,024 tokens (3).
 Attention stays fused (7) where weights that are kept would take more memory than rung 0: in float32
-at 124m-1024. PAGES (2) are "tcmalloc" where the system has it, "huge pages" elsewhere, or those
+at 124m-1024 and 124m-1024-4. PAGES (2) are "tcmalloc" where the system has it, "huge pages" elsewhere, or those
 given: neither takes more memory than rung 0, which "kept pages" may.
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
@@ -48,7 +48,7 @@ def decided(rung, kind: str, name: str):
         return replace(own, apply=lambda recipe: replace(recipe, environment=pages.choices()[kind]))
     if rung.module is step05_product_format:
         return replace(own, applies=lambda device, recipe: "decided: products stay as they are")
-    if rung.module is step07_blockwise_attention and name == "124m-1024":
+    if rung.module is step07_blockwise_attention and name.startswith("124m-1024"):
         return replace(own, applies=lambda *given: fused(*given) or rung.applies(*given))
     return own
 
