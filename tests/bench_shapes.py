@@ -5,8 +5,8 @@ Rung 0 is the straightforward script: the ten steps at this batch, with the eage
 the top without 8-bit products, and 10, with them, or those given (4,6,7,8,9). Products stay
 bfloat16, or float32 where the CPU multiplies that alone (rung 5), chunks have 1,024 tokens (3).
 Attention stays fused (7) where weights that are kept would take more memory than rung 0: in float32
-at 124m-1024 and 124m-1024-4. PAGES (2) are "tcmalloc" where the system has it, "huge pages" elsewhere, or those
-given: neither takes more memory than rung 0, which "kept pages" may.
+at 124m-1024, with one window and four. PAGES (2) are "tcmalloc" where the system has it, "huge
+pages" elsewhere, or those given; of "kept pages" a process may hold more than rung 0.
 python -m tests.bench_shapes losses: the losses of 200 steps of rungs 0, 9, and 10 at `cpu`.
 """
 

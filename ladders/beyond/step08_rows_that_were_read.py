@@ -5,7 +5,7 @@ themselves, in float32, and written into a table of zeros in the parameters' for
 Why faster: compiled, the table of all V rows is made in float32, added to, and converted. That
 passes over 10 bytes for each of its numbers, where 2 do, and a batch reads few of the rows.
 Cost: finding out which tokens occur, some microseconds.
-When not: for a vocabulary of bytes, whose table is small.
+When not: for a vocabulary of bytes, whose table is small; in float32, where nothing is converted.
 Source: PyTorch, nn.functional.embedding (what it calls dense and sparse gradients).
 Expected: 3 % at GPT-2's size and one window of 256 tokens; less where a batch has more tokens.
 """
