@@ -25,7 +25,7 @@ from common.gpt.shape import Shape
 from common.workloads.train.build import build, train_step
 from common.workloads.train.recipe import Recipe
 from ladders.beyond import LADDER, foot
-from tests.bench_shapes import SHAPES
+from tests.bench_shapes import SHAPES, usual_pages
 
 BELOW = (1, 3)
 RUNGS = (4, 6, 7, 8, 9)
@@ -68,7 +68,7 @@ def measure(name: str) -> dict[int, list[float]]:
 
 
 def main(name: str, processes: str = "3") -> None:
-    *_, settings = pages.choices().values()
+    settings = pages.choices()[usual_pages()]
     environment = os.environ | dict(one.split("=", 1) for one in settings)
     line = [sys.executable, "-m", "tests.bench_pairs", name, CHILD]
     parts: dict[int, list[Part]] = {}
@@ -80,7 +80,8 @@ def main(name: str, processes: str = "3") -> None:
     cells = []
     for number, one in estimates(parts).items():
         low, ratio, high = map(math.exp, (one.low, one.value, one.high))
-        cells.append(f"{number} x{ratio:.3f} ({low:.3f}–{high:.3f})")
+        known = "" if math.isnan(low) else f" ({low:.3f}–{high:.3f})"  # not from one process
+        cells.append(f"{number} x{ratio:.3f}{known}")
     print(f"| {name} | {' | '.join(cells)} |")
 
 

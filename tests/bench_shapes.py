@@ -58,9 +58,13 @@ def fused(device, recipe) -> str | None:
     return in_float32 if recipe.dtype is torch.float32 else None
 
 
+def usual_pages() -> str:
+    """By default, of the ways to get memory."""
+    return pages.TCMALLOC if pages.TCMALLOC in pages.choices() else pages.HUGE
+
+
 def main(name: str, rungs: str = USUAL, kind: str = "") -> None:
-    *_, usual_kind = pages.choices()
-    own = tuple(decided(rung, kind or usual_kind, name) for rung in LADDER.rungs)
+    own = tuple(decided(rung, kind or usual_pages(), name) for rung in LADDER.rungs)
     object.__setattr__(LADDER, "rungs", own)
     if usual := rungs == USUAL:
         object.__setattr__(LADDER, "reference", "")  # gains are those over the lowest
